@@ -11,13 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Float, Int
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from mergekit_omp.pursuit import SparseCode
+from mergekit_omp.approximation.codes import Code, support_sizes
+from mergekit_omp.approximation.moments import mean_row
+from mergekit_omp.approximation.norms import match_norms
 
 
 class Part(str, Enum):
@@ -87,24 +89,81 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
     """The word for it in `merge_method:`."""
     reference: ClassVar[str | None] = None
     """Where it was published."""
-    needs: ClassVar[frozenset[Needs]] = frozenset()
 
-    @abstractmethod
+    rescale_norms: bool = Field(
+        default=False,
+        description="Give the approximated rows the norm distribution of the base's rows "
+        "(quantile by quantile; directions stay, a head's biases are left alone).",
+    )
+
+    @property
+    def needs(self) -> frozenset[Needs]:
+        """What this instance reads beside the base's own matrix."""
+        return frozenset()
+
+    @property
+    def copies_shared(self) -> bool:
+        """Whether shared tokens keep their rows; if not, they too are approximated."""
+        return True
+
+    def space_part(self, part: Part) -> Part:
+        """The donor's tensor whose rows serve as the space of a problem about `part`."""
+        return Part.INPUT if part == Part.INPUT else Part.HEAD
+
     def rows(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
         """The missing rows, computed in float32 (float64 where the base's matrix is)."""
+        return self._finish(self.approximate(problem), problem)
+
+    @abstractmethod
+    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+        """The missing rows before what every method shares (`rescale_norms`) is applied."""
+
+    def _finish(
+        self, rows: Float[Tensor, "missing base_dim"], problem: Problem
+    ) -> Float[Tensor, "missing base_dim"]:
+        if self.rescale_norms and problem.part != Part.HEAD_BIAS:
+            return match_norms(rows, problem.base)
+        return rows
 
 
 class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
     """An approximation whose weights come from the donor's space alone.
 
-    They are found once and serve every base model that shares the vocabulary.
+    They are found once (`encode`) and serve every base model that shares the vocabulary
+    (`decode`). `rows` does both.
     """
 
-    needs: ClassVar[frozenset[Needs]] = frozenset({Needs.DONOR_ROWS})
+    weights_from: Literal["separate", "embed"] = Field(
+        default="separate",
+        description="Where the weights of the head come from: `separate` codes the head in the "
+        "donor's head, `embed` reuses those found in the donor's input embedding.",
+    )
+
+    @property
+    def needs(self) -> frozenset[Needs]:
+        return frozenset({Needs.DONOR_ROWS})
+
+    def space_part(self, part: Part) -> Part:
+        return Part.INPUT if self.weights_from == "embed" else super().space_part(part)
 
     @abstractmethod
-    def encode(self, space: DonorSpace) -> SparseCode:
-        """Weights for each missing token; `indices` are rows of the *base's* matrix."""
+    def encode(self, space: DonorSpace) -> Code:
+        """Weights for each missing token, over rows of the *base's* matrix."""
 
-    def rows(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        return self.encode(problem.space).decode(problem.base)
+    def decode(self, code: Code, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+        """The missing rows of one base model, from weights that `encode` found."""
+        return self._finish(self._combine(code, problem), problem)
+
+    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+        return self._combine(self.encode(problem.space), problem)
+
+    def _combine(self, code: Code, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+        rows = code.decode(problem.base)
+        uncoded = (support_sizes(code) == 0).to(rows.device)
+        if uncoded.any():
+            rows[uncoded] = self._fallback(int(uncoded.sum()), problem)
+        return rows
+
+    def _fallback(self, count: int, problem: Problem) -> Float[Tensor, "count base_dim"]:
+        """Rows for tokens without a code: their donor row is zero, not finite or not there."""
+        return mean_row(problem.base).expand(count, -1)

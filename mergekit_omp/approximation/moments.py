@@ -1,0 +1,69 @@
+"""Mean, spread and seeded samples of a base's rows: what stands in where nothing better is known.
+
+Rows with values that are not finite are left out everywhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.codes import working_dtype
+
+
+def finite_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
+    """Which rows have finite values only."""
+    return torch.cat(
+        [
+            torch.isfinite(rows[block]).all(1)
+            for block in chunks(len(rows), rows.shape[1] * rows.element_size())
+        ]
+        or [torch.ones(0, dtype=torch.bool, device=rows.device)]
+    )
+
+
+def moments(
+    base: Float[Tensor, "rows dim"],
+) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"]]:
+    """Mean and standard deviation (of the population) of each dimension, in float64.
+
+    Raises ValueError if no row is finite.
+    """
+    finite = finite_rows(base).nonzero()[:, 0]
+    if len(finite) == 0:
+        raise ValueError(
+            f"none of the {len(base)} rows of the base's matrix is finite, so they have no mean: "
+            "repair the checkpoint"
+        )
+    total = base.new_zeros(base.shape[1], dtype=torch.float64)
+    for block in chunks(len(finite), 8 * base.shape[1]):
+        total += base[finite[block]].double().sum(0)
+    mean = total / len(finite)
+    squares = torch.zeros_like(total)
+    for block in chunks(len(finite), 16 * base.shape[1]):
+        squares += (base[finite[block]].double() - mean).square().sum(0)
+    return mean, (squares / len(finite)).sqrt()
+
+
+def mean_row(base: Float[Tensor, "rows dim"]) -> Float[Tensor, "dim"]:
+    """The mean of the finite rows; float32, or float64 where the matrix is."""
+    return moments(base)[0].to(working_dtype(base))
+
+
+def standard_normal(
+    count: int, base: Float[Tensor, "rows dim"], seed: int
+) -> Float[Tensor, "count dim"]:
+    """A seeded sample of N(0, 1), the same on every device; as wide as `base`."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    sample = torch.randn((count, base.shape[1]), generator=generator, dtype=torch.float32)
+    return sample.to(base.device, working_dtype(base))
+
+
+def normal_rows(
+    count: int, base: Float[Tensor, "rows dim"], seed: int
+) -> Float[Tensor, "count dim"]:
+    """A seeded sample with the mean and standard deviation of each dimension of the base's rows."""
+    mean, deviation = (moment.to(working_dtype(base)) for moment in moments(base))
+    return mean + deviation * standard_normal(count, base, seed)

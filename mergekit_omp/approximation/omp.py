@@ -1,0 +1,78 @@
+"""`omp`: Orthogonal Matching Pursuit over the anchors (Goddard & Fernandes Neto 2025).
+
+The donor's row of a missing token is written as a combination of at most `k` of its rows of
+anchors, chosen greedily; the same combination of the base's rows is the missing row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from mergekit_omp.approximation.anchors import donor_rows, finite_or_zero
+from mergekit_omp.approximation.base import AnchorCoding, DonorSpace, Problem
+from mergekit_omp.approximation.codes import Code, working_dtype
+from mergekit_omp.approximation.moments import mean_row
+from mergekit_omp.approximation.parameters import PositiveInt
+from mergekit_omp.pursuit import SparseCode, orthogonal_matching_pursuit
+
+
+class Omp(AnchorCoding, frozen=True):
+    """Greedy pursuit over anchors, least squares on the support.
+
+    The defaults (raw inner products, no centring) are those of the paper. With `center` the
+    support approximates the target's offset from the anchors' mean, and the base's rows are
+    offsets from the mean of its anchors in the same way.
+    """
+
+    name: ClassVar[str] = "omp"
+    reference: ClassVar[str | None] = "https://arxiv.org/abs/2506.06607"
+
+    k: PositiveInt = Field(
+        default=64, description="How many anchors a token may be a combination of, at most."
+    )
+    center: bool = Field(
+        default=False, description="Take the anchors' mean away before the pursuit."
+    )
+    normalize_atoms: bool = Field(
+        default=False,
+        description="Choose anchors by cosine instead of by inner product, which favours "
+        "long rows.",
+    )
+
+    def encode(self, space: DonorSpace) -> SparseCode:
+        targets, atoms = donor_rows(self.name, space)
+        dtype = working_dtype(targets, atoms)
+        targets, usable = finite_or_zero(targets.to(dtype))
+        atoms = atoms.to(dtype)
+        if self.center:
+            middle = mean_row(atoms)
+            targets, atoms = targets - middle, atoms - middle
+            targets[~usable] = 0
+        norms = torch.linalg.vector_norm(atoms, dim=1)
+        if self.normalize_atoms:
+            atoms = atoms / norms.clamp_min(torch.finfo(dtype).tiny)[:, None]
+        code = orthogonal_matching_pursuit(targets, atoms, self.k, progress=space.progress)
+        coefficients = code.coefficients
+        if self.normalize_atoms:
+            used = norms[code.indices].clamp_min(torch.finfo(dtype).tiny)
+            coefficients = coefficients / used
+        return dataclasses.replace(
+            code,
+            indices=space.anchor_rows.to(code.indices.device, torch.int64)[code.indices],
+            coefficients=coefficients,
+        )
+
+    def _combine(self, code: Code, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+        if not self.center or not isinstance(code, SparseCode):
+            return super()._combine(code, problem)
+        # A token without a code is the mean of the anchors here, not of the whole matrix.
+        rows = code.decode(problem.base)
+        anchors = problem.base[problem.space.anchor_rows.to(problem.base.device)]
+        rest = 1 - code.coefficients.to(rows.device, rows.dtype).sum(1)
+        return rows + rest[:, None] * mean_row(anchors)
