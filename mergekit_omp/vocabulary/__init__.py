@@ -1,0 +1,8 @@
+"""Token strings as bytes and roles, and which output row comes from where. No mergekit."""
+
+from __future__ import annotations
+
+from mergekit_omp.vocabulary.alignment import Alignment, Counts, Match, align
+from mergekit_omp.vocabulary.vocabulary import Kind, Vocabulary
+
+__all__ = ["Alignment", "Counts", "Kind", "Match", "Vocabulary", "align"]

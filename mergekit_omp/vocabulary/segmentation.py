@@ -1,0 +1,193 @@
+"""What a tokenizer makes of text: segmentation as a continuation, and which tokens it can emit.
+
+Follows DESIGN.md section 5: a token that the tokenizer never emits is untrained. Emission is
+proved by example: a token is emitted if it is found in the encoding of some text.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool
+from tokenizers import Tokenizer
+
+from mergekit_omp.vocabulary.components import without_dummy_prefix
+from mergekit_omp.vocabulary.content import BYTE_PIECE, is_byte_level, spelled
+
+BATCH = 1 << 14
+"""Texts encoded at a time: an encoding takes about a kilobyte."""
+JOINED = 200
+"""Tokens to a text in the first test, which spares most of the cost of an encoding."""
+CONTEXTS = (("", ""), ("a", "a"), ("a", ""), ("", "a"), ("1", ""), ("", "1"), ("\n", "\n"))
+"""What is put around a token that the first test did not find: nothing, then neutral text."""
+SAMPLES = 64
+"""Characters tried for each leading byte that only a byte piece can spell."""
+LEADING_BYTES = (
+    *(range(start, start + 0x40) for start in range(0x80, 0x800, 0x40)),
+    *(range(max(start, 0x800), start + 0x1000) for start in range(0, 0xD000, 0x1000)),
+    range(0xD000, 0xD800),
+    *(range(start, start + 0x1000) for start in range(0xE000, 0x10000, 0x1000)),
+    *(range(max(start, 0x10000), start + 0x40000, 0x101) for start in range(0, 0x100000, 0x40000)),
+    range(0x100000, 0x110000, 0x101),
+)
+"""The characters whose UTF-8 starts with each byte from 0xC2 on, of the last five a part."""
+
+
+class Segmenter:
+    """A tokenizer's behaviour on text, as a continuation, without control and added tokens."""
+
+    def __init__(
+        self,
+        backend: Tokenizer,
+        strings: list[str | None],
+        content: list[bytes | None],
+        added: Bool[np.ndarray, "size"],
+    ) -> None:
+        self._tokenizer = without_dummy_prefix(backend)
+        self._byte_level = is_byte_level(backend)
+        self._strings = strings
+        self._content = content
+        self._added = added
+        model = backend.model
+        prefix = getattr(model, "continuing_subword_prefix", None)
+        self._continuation = prefix if type(model).__name__ == "WordPiece" else None
+        self._affixed = bool(prefix or getattr(model, "end_of_word_suffix", None))
+
+    def _encode(self, texts: Iterable[str]) -> list[list[int]]:
+        texts = list(texts)
+        ids: list[list[int]] = []
+        for start in range(0, len(texts), BATCH):
+            batch = texts[start : start + BATCH]
+            encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            ids.extend(encoding.ids for encoding in encodings)
+        return ids
+
+    def segment(self, pieces: Sequence[bytes]) -> list[list[int]]:
+        """See `Vocabulary.segment`."""
+        segmented: list[list[int] | None] = [None] * len(pieces)
+        texts: dict[int, str] = {}
+        for i, piece in enumerate(pieces):
+            try:
+                texts[i] = piece.decode()
+            except UnicodeDecodeError:
+                segmented[i] = self._segment_bytes(piece)
+        for i, ids in zip(texts, self._encode(texts.values()), strict=True):
+            segmented[i] = ids
+        if self._continuation:
+            for i, text in texts.items():
+                segmented[i] = self._segment_words(text) or segmented[i]
+        content = self._content
+        # The unknown token stands in for what cannot be spelled.
+        return [[i for i in ids or [] if content[i] is not None] for ids in segmented]
+
+    def _segment_words(self, text: str) -> list[int]:
+        """WordPiece where the text goes on with a word: its first piece is a continuation."""
+        words = self._words("a" + text)
+        if not words or words[0] == "a" or not words[0].startswith("a"):
+            return []
+        rest = words[0][1:]
+        ids: list[int] = []
+        while rest:
+            lengths = range(len(rest), 0, -1)
+            found = (
+                self._tokenizer.token_to_id(f"{self._continuation}{rest[:n]}") for n in lengths
+            )
+            match = next(
+                ((n, i) for n, i in zip(lengths, found, strict=True) if i is not None), None
+            )
+            if match is None:
+                return []
+            rest = rest[match[0] :]
+            ids.append(match[1])
+        return [*ids, *(i for word in self._encode(words[1:]) for i in word)]
+
+    def _words(self, text: str) -> list[str]:
+        """The pre-tokens of a text."""
+        if self._tokenizer.normalizer is not None:
+            text = self._tokenizer.normalizer.normalize_str(text)
+        if self._tokenizer.pre_tokenizer is None:
+            return [text]
+        return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+    def _segment_bytes(self, piece: bytes) -> list[int]:
+        """Bytes that are not text, by the vocabulary's byte pieces."""
+        if self._byte_level:
+            return [token.id for token in self._tokenizer.model.tokenize(spelled(piece))]
+        ids: list[int] = []
+        text = ""
+        for character in [*piece.decode(errors="surrogateescape"), None]:
+            if character is not None and not "\udc80" <= character <= "\udcff":
+                text += character
+                continue
+            ids += self._encode([text])[0] if text else []
+            text = ""
+            if character is not None:
+                found = self._tokenizer.token_to_id(f"<0x{ord(character) - 0xDC00:02X}>")
+                ids += [] if found is None else [found]
+        return ids
+
+    @cached_property
+    def emitted(self) -> Bool[np.ndarray, "size"]:
+        """Whether each ordinary token is ever produced from text; False for all others."""
+        emitted = self._added.copy()
+        texts: dict[int, str] = {}
+        fragments: list[int] = []
+        for i, data in enumerate(self._content):
+            if data is None:
+                continue
+            try:
+                texts[i] = data.decode()
+            except UnicodeDecodeError:
+                fragments.append(i)
+
+        def find(candidates: Iterable[str]) -> None:
+            for ids in self._encode(candidates):
+                emitted[ids] = True
+
+        runs = list(texts.values())
+        find("\n".join(runs[start : start + JOINED]) for start in range(0, len(runs), JOINED))
+        for before, after in CONTEXTS:
+            find(before + text + after for i, text in texts.items() if not emitted[i])
+        if self._affixed:
+            for i, text in texts.items():
+                emitted[i] |= self._continues_words(i, text)
+        if self._byte_level:
+            for i in fragments:
+                emitted[i] = self._occurs(i)
+        else:
+            find(self._unspelled_characters({text for text in runs if len(text) == 1}))
+        emitted[[i for i, data in enumerate(self._content) if data is None]] = False
+        return emitted
+
+    def _continues_words(self, i: int, text: str) -> bool:
+        """Whether a piece that is only found next to another piece can stand in a word."""
+        if self._continuation and not (self._strings[i] or "").startswith(self._continuation):
+            return False
+        words = self._words(f"a{text}")
+        return words == [f"a{text}"]
+
+    def _occurs(self, i: int) -> bool:
+        """Whether a fragment of UTF-8 is one token, and part of some text."""
+        data = self._content[i] or b""
+        start = 0
+        while start < len(data) and start < 3 and data[start] & 0xC0 == 0x80:
+            start += 1
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(data[start:])
+        except UnicodeDecodeError:
+            return False
+        return [token.id for token in self._tokenizer.model.tokenize(self._strings[i] or "")] == [i]
+
+    def _unspelled_characters(self, spelled_alone: set[str]) -> list[str]:
+        """For each leading byte of UTF-8 some characters that no token spells alone."""
+        if not any(BYTE_PIECE.fullmatch(string) for string in self._strings if string):
+            return []
+        # These two bytes of private use run through all continuation bytes.
+        characters = [chr(point) for point in (*range(0x80), *range(0xF0000, 0xF1040, 0x41))]
+        for points in LEADING_BYTES:
+            unspelled = [c for c in map(chr, points) if c not in spelled_alone]
+            characters += unspelled[:: max(1, len(unspelled) // SAMPLES)]
+        return characters
