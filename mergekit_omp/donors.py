@@ -1,0 +1,62 @@
+"""Donors: the models whose rows stand behind the tokens that a merged model lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mergekit.common import ModelReference
+from mergekit.io.tasks import LoaderCache
+from mergekit.options import MergeOptions
+
+from mergekit_omp.approximation.base import Needs, Part
+from mergekit_omp.approximation.registry import APPROXIMATIONS
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.model_tensors import VocabularyTensor, architecture_of, vocabulary_tensors
+from mergekit_omp.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Donor:
+    """A model that donates rows, which need not be part of the merge."""
+
+    model: ModelReference
+    vocabulary: Vocabulary
+    tensors: dict[Part, VocabularyTensor]
+
+    def tensor(self, part: Part) -> VocabularyTensor:
+        """Its tensor that plays `part`: a donor without a head of its own is tied."""
+        return self.tensors[part] if part in self.tensors else self.tensors[Part.INPUT]
+
+
+def load_donor(
+    model: ModelReference, vocabulary: Vocabulary, method: str, options: MergeOptions
+) -> Donor:
+    """A donor with its weights' names. TransplantError where it has none that can be read."""
+    try:
+        LoaderCache().get(model)
+    except (RuntimeError, OSError, ValueError) as error:
+        without = [name for name, kind in APPROXIMATIONS.items() if _works_without_rows(kind)]
+        raise TransplantError(
+            f"The donor {model} has a tokenizer but no weights that can be read ({error}). "
+            f"{method!r} finds missing tokens in the donor's rows: name a donor with weights, or "
+            f"use a method that needs none: {', '.join(without)}."
+        ) from error
+    try:
+        tensors = vocabulary_tensors(model, architecture_of(model, options))
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        raise TransplantError(
+            f"The donor {model} is of no architecture that mergekit can read ({error}). Name "
+            "another donor."
+        ) from error
+    if not tensors:
+        raise TransplantError(
+            f"The donor {model} has no vocabulary tensor that mergekit knows of. Name another "
+            "donor."
+        )
+    if Part.INPUT not in tensors:
+        tensors[Part.INPUT] = tensors[Part.HEAD]
+    return Donor(model=model, vocabulary=vocabulary, tensors=tensors)
+
+
+def _works_without_rows(kind: type) -> bool:
+    return Needs.DONOR_ROWS not in kind().needs

@@ -1,0 +1,99 @@
+"""Reading a merge config: the order of its models, its tokenizer source, its parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+import pydantic
+from mergekit.common import ModelReference
+from mergekit.config import MergeConfiguration
+
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.methods import TransplantMethod
+
+TokenizerSource: TypeAlias = ModelReference | Literal["union", "base"]
+
+
+def models_in_order(config: MergeConfiguration) -> list[ModelReference]:
+    """The models of a merge in the order that the config names them; `base_model` last if new."""
+    listed = [entry.model for entry in config.models or ()]
+    for piece in config.slices or ():
+        listed += [source.model for source in piece.sources]
+    for module in (config.modules or {}).values():
+        listed += [entry.model for entry in module.models or ()]
+        for piece in module.slices or ():
+            listed += [source.model for source in piece.sources]
+    if config.base_model:
+        listed.append(config.base_model)
+    return list(dict.fromkeys(listed))
+
+
+def tokenizer_source(config: MergeConfiguration) -> TokenizerSource:
+    """Where the output's tokenizer comes from. TransplantError where the config does not say."""
+    source = config.tokenizer.source if config.tokenizer else config.tokenizer_source
+    if source is None:
+        raise TransplantError(
+            f"merge_method {config.merge_method!r} gives the output another tokenizer, but the "
+            "config names none. Add `tokenizer_source:` with the model whose tokenizer the "
+            "output is to have (or `union`, or `base`)."
+        )
+    if source == "base" and config.base_model is None:
+        raise TransplantError(
+            "`tokenizer_source: base` needs a `base_model:`, and the config has none."
+        )
+    return source
+
+
+def check_parameters(config: MergeConfiguration, method: TransplantMethod) -> None:
+    """Refuse a parameter that neither the approximation nor the inner method knows.
+
+    mergekit drops unknown parameters without a word; a misspelt one would do nothing.
+    """
+    known = [parameter.name for parameter in method.spec.parameters]
+    for where, settings in _parameter_blocks(config):
+        for name in settings or ():
+            if name in known:
+                continue
+            close = difflib.get_close_matches(name, known, n=1)
+            raise TransplantError(
+                f"{where}: {method.spec.name!r} has no parameter {name!r}."
+                + (f" Did you mean {close[0]!r}?" if close else "")
+                + (f" It has: {', '.join(known)}." if known else " It has none.")
+            )
+
+
+def _parameter_blocks(
+    config: MergeConfiguration,
+) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    yield "parameters", config.parameters
+    for entry in config.models or ():
+        yield f"parameters of the model {entry.model}", entry.parameters
+    for i, piece in enumerate(config.slices or ()):
+        yield f"parameters of slice {i}", piece.parameters
+        for source in piece.sources:
+            yield f"parameters of {source.model} in slice {i}", source.parameters
+    for name, module in (config.modules or {}).items():
+        yield f"parameters of module {name}", module.parameters
+        for entry in module.models or ():
+            yield f"parameters of {entry.model} in module {name}", entry.parameters
+        for i, piece in enumerate(module.slices or ()):
+            yield f"parameters of slice {i} of module {name}", piece.parameters
+            for source in piece.sources:
+                yield f"parameters of {source.model} in slice {i} of {name}", source.parameters
+
+
+@contextlib.contextmanager
+def parameter_errors(method: str, tensor: str) -> Iterator[None]:
+    """Turn pydantic's report of a bad parameter into one sentence."""
+    try:
+        yield
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(place) for place in first["loc"]) or error.title
+        raise TransplantError(
+            f"merge_method {method!r}, tensor {tensor}: parameter {name}: {first['msg']}; "
+            f"found {first['input']!r}."
+        ) from error

@@ -1,0 +1,170 @@
+"""The registered merge methods: an approximation in front of an inner merge method.
+
+`<approximation>` alone stands for `<approximation>+passthrough`. A composite merges exactly as
+its inner method does; its own parameters are read while planning and taken away before merging.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Sequence
+from typing import Annotated, Any
+
+from mergekit import merge_methods
+from mergekit.merge_methods.base import (
+    MISSING,
+    MergeMethod,
+    MergeMethodSpec,
+    ParameterScope,
+    ParameterSpec,
+)
+from pydantic_core import PydanticUndefined
+
+from mergekit_omp.approximation.base import Approximation
+from mergekit_omp.approximation.registry import APPROXIMATIONS
+from mergekit_omp.errors import TransplantError
+
+ALONE = "passthrough"
+
+
+class ParameterCollisionError(ValueError):
+    """An approximation and an inner method that use one name for two parameters."""
+
+
+def parameter_specs(approximation: type[Approximation]) -> tuple[ParameterSpec, ...]:
+    """The approximation's fields as mergekit parameters, shared by all models of a merge."""
+    return tuple(
+        ParameterSpec(
+            name=name,
+            value_type=Annotated[(field.annotation, *field.metadata)]
+            if field.metadata
+            else field.annotation,
+            scope=ParameterScope.SHARED,
+            default=MISSING if field.default is PydanticUndefined else field.default,
+            description=field.description,
+        )
+        for name, field in approximation.model_fields.items()
+    )
+
+
+class TransplantMethod(MergeMethod):
+    """`inner`, on vocabulary tensors whose missing rows `approximation` has filled in."""
+
+    def __init__(self, name: str, approximation: type[Approximation], inner: MergeMethod):
+        own = parameter_specs(approximation)
+        taken = {p.name for p in inner.spec.parameters} & {p.name for p in own}
+        if taken:
+            raise ParameterCollisionError(
+                f"merge method {name!r} cannot be registered: the approximation "
+                f"{approximation.name!r} and the merge method {inner.spec.name!r} both have "
+                f"parameter(s) named {', '.join(sorted(taken))}"
+            )
+        self.approximation = approximation
+        self.inner = inner
+        self.supports_batching = inner.supports_batching
+        self._own = frozenset(p.name for p in own)
+        label = f"{approximation.name} tokenizer transplant"
+        alone = name == approximation.name
+        self.spec = MergeMethodSpec(
+            name=name,
+            parameters=(*inner.spec.parameters, *own),
+            contract=inner.spec.contract,
+            pretty_name=label
+            if alone
+            else f"{label}, then {inner.spec.pretty_name or inner.spec.name}",
+            reference_url=approximation.reference if alone else inner.spec.reference_url,
+            optional_tensor_policy=inner.spec.optional_tensor_policy,
+            uses_accelerator=inner.spec.uses_accelerator,
+        )
+
+    def build(self, parameters: dict[str, Any]) -> Approximation:
+        """The approximation with those of `parameters` that are its own."""
+        return self.approximation(**{k: v for k, v in parameters.items() if k in self._own})
+
+    def validate_inputs(
+        self,
+        input_ids: Sequence[Hashable],
+        base_id: Hashable | None = None,
+        *,
+        group_name: str | None = None,
+    ) -> None:
+        try:
+            self.inner.validate_inputs(input_ids, base_id, group_name=group_name)
+        except ValueError as error:
+            models = ", ".join(str(model) for model in input_ids)
+            remedy = (
+                f"{self.spec.name!r} swaps the tokenizer of one model: name one model, which "
+                f"also is the base_model, or merge several with {self.spec.name}+<merge method>, "
+                f"for example {self.spec.name}+linear"
+                if self.spec.name == self.approximation.name
+                else f"give {self.inner.spec.name!r} the models that it takes"
+            )
+            raise TransplantError(
+                f"merge_method {self.spec.name!r} with the models {models}: {error}. "
+                f"{remedy[0].upper()}{remedy[1:]}."
+            ) from error
+
+    def _inner_parameters(self, parameters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in group.items() if k not in self._own} for group in parameters]
+
+    def _execute_resolved(self, groups: Any, parameters: Any, **options: Any) -> Any:
+        return self.inner._execute_resolved(groups, self._inner_parameters(parameters), **options)
+
+    def _execute(self, groups: Any, parameters: Any, *args: Any, **options: Any) -> Any:
+        return self.inner._execute(groups, self._inner_parameters(parameters), *args, **options)
+
+
+_collisions: dict[str, ParameterCollisionError] = {}
+
+
+def register_composites() -> None:
+    """Register every approximation alone and before every merge method not yet covered.
+
+    A composite whose two halves both have a parameter of one name is not registered; asking
+    for it (`find`) says so.
+    """
+    registered = {method.spec.name: method for method in merge_methods.registered_methods()}
+    for inner in list(registered.values()):
+        if isinstance(inner, TransplantMethod):
+            continue
+        for name, approximation in APPROXIMATIONS.items():
+            names = [f"{name}+{inner.spec.name}"]
+            if inner.spec.name == ALONE:
+                names.append(name)
+            for composite in names:
+                if composite in registered or composite in _collisions:
+                    continue
+                try:
+                    method = TransplantMethod(composite, approximation, inner)
+                except ParameterCollisionError as error:
+                    _collisions[composite] = error
+                else:
+                    merge_methods.register(method)
+
+
+def find(name: str) -> TransplantMethod | None:
+    """The composite of this name, or None where the name is not one of ours.
+
+    Merge methods that others registered since are covered too. Raises TransplantError for a
+    composite that cannot be, naming both halves.
+    """
+    if name.split("+")[0] not in APPROXIMATIONS:
+        return None
+    register_composites()
+    if name in _collisions:
+        raise TransplantError(f"{_collisions[name]}.")
+    method = {m.spec.name: m for m in merge_methods.registered_methods()}.get(name)
+    if isinstance(method, TransplantMethod):
+        return method
+    inner = sorted(
+        m.spec.name
+        for m in merge_methods.registered_methods()
+        if not isinstance(m, TransplantMethod)
+    )
+    close = difflib.get_close_matches(name.partition("+")[2], inner, n=1)
+    raise TransplantError(
+        f"merge_method {name!r}: mergekit has no merge method {name.partition('+')[2]!r} to put "
+        f"behind {name.split('+')[0]!r}."
+        + (f" Did you mean {name.split('+')[0]}+{close[0]}?" if close else "")
+        + f" It has: {', '.join(inner)}."
+    )

@@ -1,0 +1,158 @@
+"""The vocabulary tensors of a model: which they are, what part they play, which rows are usable.
+
+Follows mergekit's architecture definitions (`WeightInfo.vocabulary_axis`), by part and not by
+name, since donor and base may differ in architecture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mergekit.architecture import (
+    ConfiguredModelArchitecture,
+    WeightInfo,
+    arch_info_for_config,
+)
+from mergekit.architecture.auto import infer_architecture_info
+from mergekit.architecture.conversion import can_convert_checkpoint_keys
+from mergekit.common import ModelReference, get_auto_cls
+from mergekit.io.tasks import LoaderCache, LoadTensor
+from mergekit.options import MergeOptions
+from transformers import PretrainedConfig
+
+from mergekit_omp.approximation.base import Part
+
+_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class VocabularyTensor:
+    """One vocabulary tensor of one model, under the names that mergekit knows for it."""
+
+    model: ModelReference
+    weight: WeightInfo
+    part: Part
+
+    def load_task(self) -> LoadTensor:
+        """The task that reads it, in the checkpoint's own dtype."""
+        return LoadTensor(
+            model=self.model,
+            tensor=self.weight.name,
+            aliases=self.weight.aliases,
+            tied_names=self.weight.tied_names,
+            optional=True,
+        )
+
+    def stored(self, *, tied: bool = False) -> bool:
+        """Whether the checkpoint holds it; with `tied`, a tensor that it is tied to will do."""
+        held = LoaderCache().get(self.model).index.tensor_paths
+        names = [self.weight.name, *(self.weight.aliases or ())]
+        if tied:
+            names += self.weight.tied_names or ()
+        if any(name in held for name in names):
+            return True
+        model_type = self.model.config(trust_remote_code=LoaderCache().trust_remote_code).model_type
+        return any(can_convert_checkpoint_keys(model_type, set(held), name) for name in names)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What is known of a vocabulary tensor before the merge runs."""
+
+    count: int
+    width: int
+    """Numbers per row: the hidden size, or 1 for a bias."""
+    usable: np.ndarray
+    """Per row: all finite, and not all zero."""
+
+
+def read_rows(tensor: VocabularyTensor) -> Rows:
+    """Read the tensor once, a block of rows at a time, and keep only what planning needs."""
+    matrix = tensor.load_task().execute()
+    if matrix is None:
+        raise LookupError(tensor.weight.name)
+    matrix = (
+        matrix.movedim(tensor.weight.vocabulary_axis, 0).flatten(1)
+        if matrix.ndim > 1
+        else (matrix.unsqueeze(1))
+    )
+    usable = np.empty(matrix.shape[0], dtype=bool)
+    for start in range(0, matrix.shape[0], _ROWS_AT_ONCE):
+        largest = matrix[start : start + _ROWS_AT_ONCE].abs().amax(dim=1).float()
+        usable[start : start + _ROWS_AT_ONCE] = (torch.isfinite(largest) & (largest > 0)).numpy(
+            force=True
+        )
+    return Rows(count=matrix.shape[0], width=matrix.shape[1], usable=usable)
+
+
+def architecture_of(model: ModelReference, options: MergeOptions) -> ConfiguredModelArchitecture:
+    """The architecture of a model that need not be part of the merge."""
+    config = model.config(trust_remote_code=options.trust_remote_code)
+    info = arch_info_for_config(config)
+    if info is None:
+        info = infer_architecture_info((model,), model, options)
+    return ConfiguredModelArchitecture(info=info, config=config)
+
+
+def vocabulary_parts(architecture: ConfiguredModelArchitecture) -> dict[str, Part]:
+    """The part that each vocabulary tensor of an architecture plays, by tensor name."""
+    parts = {}
+    for name in architecture.info.modules:
+        module = architecture.get_module(name)
+        for weight in module.pre_weights():
+            if weight.vocabulary_axis is not None:
+                parts[weight.name] = Part.INPUT
+        for weight in module.post_weights():
+            if weight.vocabulary_axis is not None:
+                parts[weight.name] = _output_part(weight.name)
+    if not architecture.info.architectures:
+        # An inferred definition has no weights after the layers: ask the model's own class.
+        for name in _output_names(architecture.config):
+            if name in parts:
+                parts[name] = _output_part(name)
+    return parts
+
+
+def vocabulary_tensors(
+    model: ModelReference, architecture: ConfiguredModelArchitecture
+) -> dict[Part, VocabularyTensor]:
+    """A model's vocabulary tensors by part, those that its checkpoint holds."""
+    parts = vocabulary_parts(architecture)
+    found: dict[Part, VocabularyTensor] = {}
+    for module in architecture.info.modules:
+        configured = architecture.get_module(module)
+        for weight in (*configured.pre_weights(), *configured.post_weights()):
+            if weight.name not in parts or parts[weight.name] in found:
+                continue
+            tensor = VocabularyTensor(model=model, weight=weight, part=parts[weight.name])
+            if tensor.stored():
+                found[tensor.part] = tensor
+    return found
+
+
+def is_tied(config: PretrainedConfig, entry: VocabularyTensor, head: VocabularyTensor) -> bool:
+    """Whether a model that stores a head reads it from its input embedding all the same."""
+    says_so = getattr(config, "tie_word_embeddings", False) or getattr(
+        config.get_text_config(), "tie_word_embeddings", False
+    )
+    if not says_so:
+        return False
+    one, other = entry.load_task().execute(), head.load_task().execute()
+    return one is not None and other is not None and torch.equal(one, other)
+
+
+def _output_part(name: str) -> Part:
+    return Part.HEAD_BIAS if name.endswith("bias") else Part.HEAD
+
+
+def _output_names(config: PretrainedConfig) -> list[str]:
+    with torch.device("meta"):
+        model = get_auto_cls(config.architectures[0]).from_config(config)
+    head = model.get_output_embeddings()
+    if head is None:
+        return []
+    inputs = getattr(model.get_input_embeddings(), "weight", None)
+    own = {id(p) for p in head.parameters() if p is not inputs}
+    return [name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in own]

@@ -1,0 +1,205 @@
+"""The one file that changes anything of mergekit's: `activate()`, once.
+
+It registers the merge methods and wraps four places, each of which does what it did before
+unless the config's merge method is one of ours: how a plan is made (`MergePlanner.__init__`,
+`_plan`, `plan_tensor`, `plan_to_disk`), the order of models (`referenced_models`), and the
+vocabulary size that is written to the config (`_update_config_vocab`).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import logging
+import sys
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+LOG = logging.getLogger(__name__)
+
+SUPPORTED = "mergekit>=0.1.5,<0.2"
+_FIRST, _BEYOND = Version("0.1.5"), Version("0.2")
+
+_active = False
+
+
+class ActivatingLoader:
+    """`mergekit.plan`'s own loader, with activation after the module has run."""
+
+    def __init__(self, loader: Any):
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: Any) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        activate()
+
+
+def _unsupported() -> str | None:
+    """What is wrong with the installed mergekit, or None."""
+    found = importlib.metadata.version("mergekit")
+    try:
+        version = Version(found)
+    except InvalidVersion:
+        return f"mergekit {found} has no version that can be compared"
+    if not _FIRST <= version < _BEYOND:
+        return f"mergekit {found} is not supported"
+    from mergekit import merge_methods, tokenizer
+    from mergekit.config import MergeConfiguration
+
+    planner = getattr(sys.modules["mergekit.plan"], "MergePlanner", None)
+    seams = {
+        "mergekit.plan.MergePlanner.plan_tensor": getattr(planner, "plan_tensor", None),
+        "mergekit.plan.MergePlanner._plan": getattr(planner, "_plan", None),
+        "mergekit.plan.MergePlanner.plan_to_disk": getattr(planner, "plan_to_disk", None),
+        "mergekit.merge_methods.register": getattr(merge_methods, "register", None),
+        "mergekit.merge_methods.registered_methods": getattr(
+            merge_methods, "registered_methods", None
+        ),
+        "mergekit.tokenizer.PermutedVocabulary": getattr(tokenizer, "PermutedVocabulary", None),
+        "mergekit.tokenizer.BuildTokenizer": getattr(tokenizer, "BuildTokenizer", None),
+        "mergekit.config.MergeConfiguration.referenced_models": getattr(
+            MergeConfiguration, "referenced_models", None
+        ),
+    }
+    missing = [name for name, seam in seams.items() if seam is None]
+    if missing:
+        return f"mergekit {found} lacks {', '.join(missing)}"
+    return None
+
+
+def activate() -> None:
+    """Register the merge methods and wrap mergekit's planner. Does so once per process."""
+    global _active
+    if _active:
+        return
+    _active = True
+    problem = _unsupported()
+    if problem is not None:
+        _refuse(
+            f"mergekit-omp works with {SUPPORTED}, but {problem}. Install a supported "
+            f"mergekit: pip install '{SUPPORTED}'."
+        )
+        return
+    from mergekit_omp import methods
+
+    methods.register_composites()
+    _wrap_referenced_models()
+    _wrap_planner()
+
+
+def _refuse(message: str) -> None:
+    """Make using one of our methods fail with `message`; leave everything else alone."""
+    from mergekit_omp.approximation.registry import APPROXIMATIONS
+    from mergekit_omp.errors import TransplantError
+
+    planner = getattr(sys.modules["mergekit.plan"], "MergePlanner", None)
+    if planner is None:
+        LOG.error("%s", message)
+        return
+    original = planner.__init__
+
+    @functools.wraps(original)
+    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        if str(getattr(config, "merge_method", "")).split("+")[0] in APPROXIMATIONS:
+            raise TransplantError(message)
+        original(self, config, *args, **kwargs)
+
+    planner.__init__ = __init__
+
+
+def _wrap_referenced_models() -> None:
+    """For our methods, models in the config's order: mergekit's own is that of a set."""
+    from mergekit.config import MergeConfiguration
+
+    from mergekit_omp.merge_config import models_in_order
+    from mergekit_omp.methods import find
+
+    original = MergeConfiguration.referenced_models
+
+    @functools.wraps(original)
+    def referenced_models(self: Any) -> Any:
+        return models_in_order(self) if find(self.merge_method) else original(self)
+
+    MergeConfiguration.referenced_models = referenced_models
+
+
+def _wrap_planner() -> None:
+    from mergekit.plan import MergePlanner
+
+    from mergekit_omp.merge_config import parameter_errors
+    from mergekit_omp.methods import find
+    from mergekit_omp.planning import Transplant
+
+    original_init = MergePlanner.__init__
+    original_plan = MergePlanner._plan
+    original_plan_tensor = MergePlanner.plan_tensor
+    original_to_disk = MergePlanner.plan_to_disk
+
+    @functools.wraps(original_init)
+    def __init__(self: Any, config: Any, arch_info: Any, options: Any, out_model_config: Any):  # type: ignore[no-untyped-def]
+        self._transplant = None
+        method = find(config.merge_method)
+        if method is None:
+            original_init(self, config, arch_info, options, out_model_config)
+            return
+        transplant = Transplant(config, method, options, arch_info, out_model_config)
+        original_init(self, config, arch_info, options, out_model_config)
+        self._tokenizer_task = transplant.tokenizer_task()
+        self._transplant = transplant
+        _wrap_vocabulary_size()
+
+    @functools.wraps(original_plan_tensor)
+    def plan_tensor(self: Any, weight: Any, *args: Any, **kwargs: Any) -> None:
+        if self._transplant is None:
+            original_plan_tensor(self, weight, *args, **kwargs)
+            return
+        with parameter_errors(self.config.merge_method, weight.name):
+            original_plan_tensor(self, weight, *args, **kwargs)
+
+    @functools.wraps(original_plan)
+    def _plan(self: Any) -> None:
+        original_plan(self)
+        if self._transplant is not None:
+            self._tensors = self._transplant.align(self._tensors)
+
+    @functools.wraps(original_to_disk)
+    def plan_to_disk(self: Any, out_path: str) -> Any:
+        if self._transplant is None:
+            return original_to_disk(self, out_path)
+        self._transplant.check_out_path(out_path)
+        return [*original_to_disk(self, out_path), self._transplant.write_task(out_path)]
+
+    MergePlanner.__init__ = __init__
+    MergePlanner.plan_tensor = plan_tensor
+    MergePlanner._plan = _plan
+    MergePlanner.plan_to_disk = plan_to_disk
+
+
+def _wrap_vocabulary_size() -> None:
+    """mergekit writes the number of tokens; with gaps in the ids there are more rows."""
+    merge: Any = sys.modules.get("mergekit.merge")
+    if merge is None or getattr(merge._update_config_vocab, "_mergekit_omp", False):
+        return
+    from mergekit.common import set_config_value
+
+    from mergekit_omp.planning import planned_rows
+
+    original = merge._update_config_vocab
+
+    @functools.wraps(original)
+    def _update_config_vocab(config: Any, arch_info: Any, *args: Any, **kwargs: Any) -> None:
+        original(config, arch_info, *args, **kwargs)
+        rows = planned_rows(config)
+        if rows is not None:
+            set_config_value(config, arch_info.vocab_size_config_key or "vocab_size", rows)
+
+    _update_config_vocab._mergekit_omp = True  # type: ignore[attr-defined]
+    merge._update_config_vocab = _update_config_vocab

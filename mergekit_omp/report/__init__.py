@@ -1,0 +1,1 @@
+"""What a transplant did, for people and programs to read."""

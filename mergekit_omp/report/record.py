@@ -1,0 +1,36 @@
+"""`tokenizer_transplant.json`: what was done to each vocabulary tensor of each model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+FORMAT = 1
+FILE_NAME = "tokenizer_transplant.json"
+_PACKAGES = ("mergekit-omp", "mergekit", "torch", "transformers", "tokenizers")
+
+
+def transplant_record(
+    *,
+    merge_method: str,
+    approximation: str,
+    tokenizer_source: str,
+    rows: int,
+    tokens: int,
+    models: list[dict[str, Any]],
+    warnings: list[str],
+) -> dict[str, Any]:
+    """The whole record; `models` hold a list of `tensors` each, filled in as the merge runs."""
+    return {
+        "format": FORMAT,
+        "merge_method": merge_method,
+        "approximation": approximation,
+        "output": {"tokenizer_source": tokenizer_source, "tokens": tokens, "vocab_size": rows},
+        "models": models,
+        "warnings": warnings,
+        "versions": {
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            "python": platform.python_version(),
+        },
+    }
