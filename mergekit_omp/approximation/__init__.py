@@ -1,5 +1,6 @@
 """Ways to fill in the rows of missing tokens: tensors in, rows out. Usable as a library."""
 
+from mergekit_omp.approximation.anchors import WITHOUT_DONOR_ROWS
 from mergekit_omp.approximation.base import (
     AnchorCoding,
     Approximation,
@@ -9,13 +10,30 @@ from mergekit_omp.approximation.base import (
     Problem,
     Texts,
 )
+from mergekit_omp.approximation.codes import (
+    Code,
+    FactoredCode,
+    RaggedCode,
+    from_tensors,
+    support_sizes,
+    to_tensors,
+)
+from mergekit_omp.approximation.registry import APPROXIMATIONS
 
 __all__ = [
+    "APPROXIMATIONS",
+    "WITHOUT_DONOR_ROWS",
     "AnchorCoding",
     "Approximation",
+    "Code",
     "DonorSpace",
+    "FactoredCode",
     "Needs",
     "Part",
     "Problem",
+    "RaggedCode",
     "Texts",
+    "from_tensors",
+    "support_sizes",
+    "to_tensors",
 ]

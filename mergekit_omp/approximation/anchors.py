@@ -1,33 +1,56 @@
-"""What every method that codes in anchors asks of the donor's rows."""
+"""What methods ask of the donor's rows: that they are there, and which of them are usable."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mergekit_omp.approximation.base import DonorSpace
 
 WITHOUT_DONOR_ROWS = (
     "mean, zero, normal and subword need no donor weights, nor do wechsel, focus and clp with "
-    "auxiliary: <vectors>"
+    "`auxiliary: <file of vectors>`"
 )
 """What works with a donor that has a tokenizer and no weights."""
 
 
+def donor_is_missing(method: str) -> ValueError:
+    """The error of a method that cannot do without the donor's rows."""
+    return ValueError(
+        f"{method} needs the donor's rows, and this donor has none: {WITHOUT_DONOR_ROWS}"
+    )
+
+
+def usable_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
+    """Which rows say something: finite and not zero."""
+    return torch.isfinite(rows).all(1) & (rows != 0).any(1)
+
+
 def donor_rows(
     method: str, space: DonorSpace
-) -> tuple[Float[Tensor, "missing donor_dim"], Float[Tensor, "anchors donor_dim"]]:
-    """The donor's rows of missing tokens and of anchors.
+) -> tuple[
+    Float[Tensor, "missing donor_dim"],
+    Float[Tensor, "usable_anchors donor_dim"],
+    Int64[Tensor, "usable_anchors"],
+]:
+    """The donor's rows of missing tokens and of usable anchors, and the anchors' base rows.
 
-    Raises ValueError if the donor has no weights or there are no anchors.
+    Rows of missing tokens that are not finite come as zeros. Raises ValueError if the donor has
+    no weights or no anchor is usable.
     """
     if space.targets is None or space.anchors is None:
-        raise ValueError(
-            f"{method} needs the donor's rows, which are not there: {WITHOUT_DONOR_ROWS}"
-        )
-    require_anchors(method, len(space.anchors))
-    return space.targets, space.anchors
+        raise donor_is_missing(method)
+    usable = usable_rows(space.anchors)
+    anchors, rows = space.anchors, space.anchor_rows.to(space.anchors.device, torch.int64)
+    if not usable.all():
+        anchors, rows = anchors[usable], rows[usable]
+    require_anchors(method, len(anchors))
+    finite = torch.isfinite(space.targets).all(1)
+    targets = space.targets
+    if not finite.all():
+        targets = torch.where(finite[:, None], targets, 0)
+    return targets, anchors, rows
 
 
 def require_anchors(method: str, anchors: int) -> None:
@@ -37,12 +60,3 @@ def require_anchors(method: str, anchors: int) -> None:
             f"{method} has no anchors: base and donor share no token whose rows are usable on "
             "both sides; use subword, mean or normal, which need none"
         )
-
-
-def finite_or_zero(
-    rows: Float[Tensor, "rows dim"],
-) -> tuple[Float[Tensor, "rows dim"], Bool[Tensor, "rows"]]:
-    """The rows, those that are not finite replaced by zeros, and which rows carry something."""
-    finite = torch.isfinite(rows).all(1)
-    rows = torch.where(finite[:, None], rows, 0)
-    return rows, finite & (rows != 0).any(1)

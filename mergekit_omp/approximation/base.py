@@ -29,6 +29,10 @@ class Part(str, Enum):
     HEAD = "head"
     HEAD_BIAS = "head_bias"
 
+    def seed(self, seed: int) -> int:
+        """A seed of this part's own, so that input and head do not get the same sample."""
+        return seed + list(Part).index(self)
+
 
 class Needs(str, Enum):
     """What an approximation reads beside the base's own matrix. Only that is loaded."""
@@ -107,7 +111,10 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
         return True
 
     def space_part(self, part: Part) -> Part:
-        """The donor's tensor whose rows serve as the space of a problem about `part`."""
+        """The donor's tensor whose rows serve as the space of a problem about `part`.
+
+        INPUT or HEAD; problems with the same one have the same code.
+        """
         return Part.INPUT if part == Part.INPUT else Part.HEAD
 
     def rows(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:

@@ -7,7 +7,7 @@ are too many to write down, kept as the product of two matrices (`FactoredCode`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,6 +62,22 @@ class RaggedCode:
     coefficients: Float[Tensor, "weights"]
     residual_norms: Float[Tensor, "targets"]
 
+    @classmethod
+    def join(cls, codes: Sequence[RaggedCode]) -> RaggedCode:
+        """The codes of all targets, one after the other."""
+        if not codes:
+            empty = torch.zeros(0)
+            return cls(torch.zeros(1, dtype=torch.int64), empty.to(torch.int32), empty, empty)
+        offsets = [codes[0].offsets[:1]]
+        for code in codes:
+            offsets.append(code.offsets[1:] + offsets[-1][-1])
+        return cls(
+            offsets=torch.cat(offsets),
+            indices=torch.cat([code.indices for code in codes]),
+            coefficients=torch.cat([code.coefficients for code in codes]),
+            residual_norms=torch.cat([code.residual_norms for code in codes]),
+        )
+
     def decode(self, rows: Float[Tensor, "atoms dim"]) -> Float[Tensor, "targets dim"]:
         """The same combinations of other rows; float32, or float64 where `rows` is."""
         rows = rows.to(working_dtype(rows))
@@ -101,21 +117,27 @@ class FactoredCode:
 
     def decode(self, rows: Float[Tensor, "all_atoms dim"]) -> Float[Tensor, "targets dim"]:
         """The same combinations of other rows; float32, or float64 where `rows` is."""
-        dtype = working_dtype(rows)
-        device = rows.device
-        scales = self.scales.to(device, dtype)
-        core = rows.new_zeros((self.left.shape[1], rows.shape[1]), dtype=dtype)
-        indices = self.indices.to(device)
-        width = dtype.itemsize * (self.left.shape[1] + 2 * rows.shape[1])
-        for block in chunks(len(indices), width):
-            weighted = self.right_scales[block].to(device, dtype)[:, None]
-            core.addmm_(
-                self.right[block].to(device, dtype).T, rows[indices[block]].to(dtype) * weighted
-            )
-        result = rows.new_empty((len(scales), rows.shape[1]), dtype=dtype)
-        for block in chunks(len(scales), width):
-            result[block] = (self.left[block].to(device, dtype) @ core) * scales[block, None]
+        core = self.core(rows)
+        result = core.new_empty((len(self.scales), rows.shape[1]))
+        for block in chunks(len(result), 4 * core.itemsize * max(core.shape)):
+            result[block] = self.combine(block, core)
         return result
+
+    def core(self, rows: Float[Tensor, "all_atoms dim"]) -> Float[Tensor, "inner dim"]:
+        """What decoding needs to know of `rows`."""
+        dtype, device = working_dtype(rows), rows.device
+        core = rows.new_zeros((self.right.shape[1], rows.shape[1]), dtype=dtype)
+        indices = self.indices.to(device)
+        for block in chunks(len(indices), 4 * dtype.itemsize * max(core.shape)):
+            weighted = rows[indices[block]].to(dtype)
+            weighted *= self.right_scales[block].to(device, dtype)[:, None]
+            core.addmm_(self.right[block].to(device, dtype).T, weighted)
+        return core
+
+    def combine(self, block: slice, core: Float[Tensor, "inner dim"]) -> Float[Tensor, "some dim"]:
+        """Decodes the targets of `block`, given `core`."""
+        left = self.left[block].to(core.device, core.dtype)
+        return (left @ core) * self.scales[block].to(core.device, core.dtype)[:, None]
 
 
 def to_tensors(code: Code) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_omp.approximation.anchors import donor_rows, finite_or_zero
+from mergekit_omp.approximation.anchors import donor_rows
 from mergekit_omp.approximation.base import AnchorCoding, DonorSpace, Problem
 from mergekit_omp.approximation.codes import Code, working_dtype
 from mergekit_omp.approximation.moments import mean_row
@@ -46,14 +46,14 @@ class Omp(AnchorCoding, frozen=True):
     )
 
     def encode(self, space: DonorSpace) -> SparseCode:
-        targets, atoms = donor_rows(self.name, space)
+        targets, atoms, rows = donor_rows(self.name, space)
         dtype = working_dtype(targets, atoms)
-        targets, usable = finite_or_zero(targets.to(dtype))
-        atoms = atoms.to(dtype)
+        targets, atoms = targets.to(dtype), atoms.to(dtype)
         if self.center:
             middle = mean_row(atoms)
+            blank = ~(targets != 0).any(1)
             targets, atoms = targets - middle, atoms - middle
-            targets[~usable] = 0
+            targets[blank] = 0
         norms = torch.linalg.vector_norm(atoms, dim=1)
         if self.normalize_atoms:
             atoms = atoms / norms.clamp_min(torch.finfo(dtype).tiny)[:, None]
@@ -64,7 +64,7 @@ class Omp(AnchorCoding, frozen=True):
             coefficients = coefficients / used
         return dataclasses.replace(
             code,
-            indices=space.anchor_rows.to(code.indices.device, torch.int64)[code.indices],
+            indices=rows[code.indices],
             coefficients=coefficients,
         )
 

@@ -27,7 +27,7 @@ def _number(value: Any) -> Any:
 PositiveInt = Annotated[int, BeforeValidator(_whole_number), Field(ge=1)]
 """A whole number of at least 1. Text, bool and fractions are refused."""
 
-Seed = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, lt=2**63)]
+Seed = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, lt=2**32)]
 """What starts a random generator."""
 
 PositiveFloat = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]

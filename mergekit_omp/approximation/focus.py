@@ -1,0 +1,69 @@
+"""`focus`: a convex combination of anchors by sparsemax (Dobler & de Melo 2023).
+
+The original trains fastText vectors on text in the target language, tokenised as the new model
+will, and compares by them; that is `auxiliary`. Here the donor's rows do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mergekit_omp.approximation.base import DonorSpace
+from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.codes import RaggedCode
+from mergekit_omp.approximation.similarity import SimilarityCoding
+from mergekit_omp.approximation.sparsemax import sparsemax
+
+
+class Focus(SimilarityCoding, frozen=True):
+    """Weights sparsemax(cos(t, a_1), ..., cos(t, a_n)) over all anchors.
+
+    Memory: one block of similarities at a time (`chunks.BUDGET`), and eight bytes for each
+    weight that is not zero.
+    """
+
+    name: ClassVar[str] = "focus"
+    reference: ClassVar[str | None] = "https://arxiv.org/abs/2305.14481"
+
+    def encode(self, space: DonorSpace) -> RaggedCode:
+        found = self._among_anchors(space)
+        atoms = found.atoms.to(found.dtype)
+        norms = torch.linalg.vector_norm(atoms, dim=1)
+        blocks = []
+        for block in chunks(
+            len(found.targets),
+            found.dtype.itemsize * 5 * len(atoms),
+            progress=space.progress,
+            label="Similar anchors",
+        ):
+            code = _encode(found.targets[block].to(found.dtype), atoms, norms)
+            rows = found.rows[code.indices.long()].to(torch.int32)
+            blocks.append(dataclasses.replace(code, indices=rows))
+        return RaggedCode.join(blocks)
+
+
+def _encode(
+    targets: Float[Tensor, "targets dim"],
+    atoms: Float[Tensor, "atoms dim"],
+    norms: Float[Tensor, "atoms"],
+) -> RaggedCode:
+    """Codes of a few targets; their indices count atoms. A zero target gets no weights."""
+    lengths = torch.linalg.vector_norm(targets, dim=1, keepdim=True)
+    units = targets / lengths.clamp_min(torch.finfo(targets.dtype).tiny)
+    similarities = (units @ atoms.T).div_(norms)
+    weights = sparsemax(similarities).where(lengths > 0, 0)
+    target, atom = weights.nonzero(as_tuple=True)
+    ends = torch.bincount(target, minlength=len(targets)).cumsum(0)
+    code = RaggedCode(
+        offsets=torch.cat([ends.new_zeros(1), ends]),
+        indices=atom.to(torch.int32),
+        coefficients=weights[target, atom],
+        residual_norms=lengths[:, 0],
+    )
+    left = targets - code.decode(atoms)
+    return dataclasses.replace(code, residual_norms=torch.linalg.vector_norm(left, dim=1))

@@ -1,0 +1,113 @@
+"""What WECHSEL, FOCUS and CLP share: a space of similarities, and what stands in without one.
+
+The originals compare tokens by word vectors of their texts, trained apart from the models. Here
+the donor's rows are the space, unless `auxiliary` names a file of such vectors.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from mergekit_omp.approximation.anchors import donor_rows, require_anchors
+from mergekit_omp.approximation.auxiliary import load_vectors
+from mergekit_omp.approximation.base import AnchorCoding, DonorSpace, Needs, Part, Problem, Texts
+from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.moments import normal_rows
+from mergekit_omp.approximation.parameters import Seed
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Similarities:
+    """Vectors of missing tokens and of tokens that the base has, in one space.
+
+    `rows[i]` is the row of the base's matrix that belongs to `atoms[i]`. A target that is zero
+    cannot be compared; atoms are finite and not zero.
+    """
+
+    targets: Float[Tensor, "missing dim"]
+    atoms: Float[Tensor, "atoms dim"]
+    rows: Int64[Tensor, "atoms"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What to compute in."""
+        return working_dtype(self.targets, self.atoms)
+
+
+class SimilarityCoding(AnchorCoding, ABC, frozen=True):
+    """Weights from cosine similarities, in the donor's space or in that of a file of vectors."""
+
+    auxiliary: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="A file of word vectors (.vec, .vec.gz, or .safetensors keyed by token) to "
+        "compare tokens by, instead of by the donor's rows.",
+    )
+    seed: Seed = Field(
+        default=0,
+        description="Starts the random generator for tokens that have no vector: they get a "
+        "sample with the mean and deviation of the base's rows.",
+    )
+
+    @property
+    def needs(self) -> frozenset[Needs]:
+        return frozenset({Needs.TEXT if self.auxiliary else Needs.DONOR_ROWS})
+
+    def space_part(self, part: Part) -> Part:
+        # Vectors of texts know no parts: input and head have one code.
+        return Part.INPUT if self.auxiliary else super().space_part(part)
+
+    def _texts(self, space: DonorSpace) -> Texts:
+        if space.texts is None:
+            raise ValueError(f"{self.name} needs the tokens' texts: give the space its `texts`")
+        return space.texts
+
+    def _among_anchors(self, space: DonorSpace) -> Similarities:
+        """Missing tokens against anchors."""
+        if self.auxiliary is None:
+            targets, atoms, rows = donor_rows(self.name, space)
+            return Similarities(targets=targets, atoms=atoms, rows=rows)
+        rows = space.anchor_rows.to("cpu", torch.int64)
+        require_anchors(self.name, len(rows))
+        return self._by_vectors(space, rows)
+
+    def _by_vectors(self, space: DonorSpace, rows: Int64[Tensor, "candidates"]) -> Similarities:
+        """Missing tokens against the base's rows `rows`, by the vectors of their texts."""
+        assert self.auxiliary is not None
+        texts = self._texts(space)
+        words: Sequence[bytes | None] = [
+            *texts.missing,
+            *(texts.base[row] for row in rows.tolist()),
+        ]
+        vectors, usable = load_vectors(self.auxiliary, words)
+        targets, atoms = vectors[: space.missing], vectors[space.missing :]
+        usable_atoms = usable[space.missing :]
+        if not usable_atoms.any():
+            raise ValueError(
+                f"{self.name}: none of the {len(rows)} tokens that the base shares or has is in "
+                f"{self.auxiliary}; give vectors for these texts, or leave `auxiliary` out"
+            )
+        LOG.info(
+            "%s: %d of %d missing tokens and %d of %d of the base's have a vector in %s",
+            self.name,
+            int(usable[: space.missing].sum()),
+            space.missing,
+            int(usable_atoms.sum()),
+            len(rows),
+            self.auxiliary,
+        )
+        return Similarities(targets=targets, atoms=atoms[usable_atoms], rows=rows[usable_atoms])
+
+    def _fallback(self, count: int, problem: Problem) -> Float[Tensor, "count base_dim"]:
+        """What the originals do for tokens without a vector."""
+        return normal_rows(count, problem.base, problem.part.seed(self.seed))

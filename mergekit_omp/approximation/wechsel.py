@@ -1,0 +1,139 @@
+"""`wechsel`: a softmax over the nearest of the base's tokens (Minixhofer et al. 2022).
+
+The original compares tokens by fastText vectors of both languages, aligned by a dictionary, and
+gives every token of the new vocabulary a new row. Here the donor's rows are the space, and a
+token of the base that the donor lacks is the mean of the donor's rows of its pieces; or
+`auxiliary` holds vectors for both. Shared tokens keep their rows unless `copy_shared` is false.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from mergekit_omp.approximation.anchors import donor_is_missing, require_anchors, usable_rows
+from mergekit_omp.approximation.base import DonorSpace, Needs, Texts
+from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.parameters import PositiveFloat, PositiveInt
+from mergekit_omp.approximation.pieces import combine_pieces
+from mergekit_omp.approximation.similarity import Similarities, SimilarityCoding
+from mergekit_omp.pursuit import SparseCode
+
+
+class Wechsel(SimilarityCoding, frozen=True):
+    """Weights softmax(cos(t, u_i) / temperature) over the `neighbors` nearest u_i.
+
+    Candidates are the base's ordinary tokens that its own tokenizer emits for their bytes; the
+    others were never trained.
+    """
+
+    name: ClassVar[str] = "wechsel"
+    reference: ClassVar[str | None] = "https://arxiv.org/abs/2112.06598"
+
+    neighbors: PositiveInt = Field(
+        default=10, description="How many of the base's tokens a token is made of."
+    )
+    temperature: PositiveFloat = Field(
+        default=0.1, description="Of the softmax over similarities; smaller is sharper."
+    )
+    copy_shared: bool = Field(
+        default=True,
+        description="Copy the rows of shared tokens. If false every ordinary token is "
+        "approximated, as published.",
+    )
+
+    @property
+    def needs(self) -> frozenset[Needs]:
+        return super().needs | {Needs.TEXT}
+
+    @property
+    def copies_shared(self) -> bool:
+        return self.copy_shared
+
+    def encode(self, space: DonorSpace) -> SparseCode:
+        found = self._among_base_tokens(space)
+        k = min(self.neighbors, len(found.atoms))
+        dtype, device = found.dtype, found.targets.device
+        atoms = found.atoms.to(dtype)
+        norms = torch.linalg.vector_norm(atoms, dim=1)
+        indices = torch.zeros((len(found.targets), k), dtype=torch.int64, device=device)
+        coefficients = found.targets.new_zeros((len(found.targets), k), dtype=dtype)
+        residuals = found.targets.new_zeros(len(found.targets), dtype=dtype)
+        for block in chunks(
+            len(found.targets),
+            dtype.itemsize * (3 * len(atoms) + 2 * k * atoms.shape[1]),
+            progress=space.progress,
+            label="Similar tokens",
+        ):
+            target = found.targets[block].to(dtype)
+            lengths = torch.linalg.vector_norm(target, dim=1, keepdim=True)
+            units = target / lengths.clamp_min(torch.finfo(dtype).tiny)
+            similarities = (units @ atoms.T).div_(norms)
+            closest, nearest = similarities.topk(k, dim=1)
+            weights = torch.softmax(closest / self.temperature, dim=1).where(lengths > 0, 0)
+            indices[block] = found.rows[nearest]
+            coefficients[block] = weights
+            left = target - (weights[:, None] @ atoms[nearest])[:, 0]
+            residuals[block] = torch.linalg.vector_norm(left, dim=1)
+        return SparseCode(indices=indices, coefficients=coefficients, residual_norms=residuals)
+
+    def _among_base_tokens(self, space: DonorSpace) -> Similarities:
+        texts = self._texts(space)
+        rows = torch.tensor(_emitted(texts, space.anchor_rows), dtype=torch.int64)
+        require_anchors(self.name, len(rows))
+        if self.auxiliary is not None:
+            return self._by_vectors(space, rows)
+        if space.targets is None or space.anchors is None or space.donor is None:
+            raise donor_is_missing(self.name)
+        finite = torch.isfinite(space.targets).all(1, keepdim=True)
+        vectors = _donor_vectors(space, texts, rows)
+        usable = usable_rows(vectors)
+        require_anchors(self.name, int(usable.sum()))
+        return Similarities(
+            targets=space.targets.where(finite, 0),
+            atoms=vectors[usable],
+            rows=rows.to(vectors.device)[usable],
+        )
+
+
+def _emitted(texts: Texts, anchor_rows: Tensor) -> list[int]:
+    """Rows of the base's tokens that may be neighbours: anchors, and those that it emits."""
+    anchors = set(anchor_rows.tolist())
+    others = [
+        (row, text)
+        for row, text in enumerate(texts.base)
+        if text is not None and row not in anchors
+    ]
+    pieces = texts.segment_in_base([text for _, text in others])
+    emitted = [row for (row, _), segment in zip(others, pieces, strict=True) if segment == [row]]
+    return sorted([*anchors, *emitted])
+
+
+def _donor_vectors(
+    space: DonorSpace, texts: Texts, rows: Int64[Tensor, "candidates"]
+) -> Float[Tensor, "candidates donor_dim"]:
+    """The donor's row of each anchor, and the mean of its rows of the pieces of other tokens.
+
+    A token that the donor cannot segment gets zeros.
+    """
+    donor, anchors = space.donor, space.anchors
+    assert donor is not None and anchors is not None
+    own = {row: i for i, row in enumerate(space.anchor_rows.tolist())}
+    spelled = [(i, texts.base[row]) for i, row in enumerate(rows.tolist()) if row not in own]
+    segments = [
+        [piece for piece in pieces if piece < len(donor)]
+        for pieces in texts.segment_in_donor([text for _, text in spelled if text is not None])
+    ]
+    weights = [[1 / len(pieces)] * len(pieces) if pieces else [] for pieces in segments]
+    vectors = donor.new_zeros((len(rows), donor.shape[1]), dtype=working_dtype(donor))
+    places = torch.tensor([i for i, _ in spelled], dtype=torch.int64, device=donor.device)
+    vectors[places] = combine_pieces(donor, segments, weights)
+    shared = [(i, own[row]) for i, row in enumerate(rows.tolist()) if row in own]
+    places, anchor = torch.tensor(shared, dtype=torch.int64, device=donor.device).reshape(-1, 2).T
+    vectors[places] = anchors[anchor].to(vectors.dtype)
+    return vectors
