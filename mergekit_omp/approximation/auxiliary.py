@@ -8,9 +8,8 @@ text.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -99,10 +98,8 @@ def _read_safetensors(file: Path, wanted: set[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def _read_text(
-    path: str, lines: BinaryIO | gzip.GzipFile, wanted: set[str]
-) -> dict[str, np.ndarray]:
-    header = lines.readline().split()
+def _read_text(path: str, lines: Iterator[bytes], wanted: set[str]) -> dict[str, np.ndarray]:
+    header = next(lines, b"").split()
     if len(header) != 2 or not all(part.isdigit() for part in header):
         raise ValueError(
             f"auxiliary vectors {path}: line 1 is not `count dimension`; save them in the text "
@@ -128,6 +125,6 @@ def _read_text(
     return found
 
 
-def _split(line: bytes, dim: int) -> Iterable[bytes]:
+def _split(line: bytes, dim: int) -> list[bytes]:
     # From the right, since a word of word2vec may hold spaces.
     return line.rstrip(b" \r\n").rsplit(b" ", dim)

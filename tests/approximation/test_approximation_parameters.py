@@ -1,0 +1,158 @@
+"""Parameters: what is refused and how, norms, which part's rows, what is declared."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Annotated
+
+import pytest
+import torch
+from approximation_world import random_base, world
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from mergekit_omp.approximation import APPROXIMATIONS, AnchorCoding, Approximation, Needs, Part
+from mergekit_omp.approximation.focus import Focus
+from mergekit_omp.approximation.knn import Knn
+from mergekit_omp.approximation.linear import Linear
+from mergekit_omp.approximation.mean import Mean
+from mergekit_omp.approximation.norms import match_norms
+from mergekit_omp.approximation.omp import Omp
+from mergekit_omp.approximation.subword import Subword
+from mergekit_omp.approximation.wechsel import Wechsel
+from mergekit_omp.approximation.zero import Zero
+
+
+def test_the_mission_comes_first() -> None:
+    assert list(APPROXIMATIONS)[:5] == ["omp", "mean", "zero", "wechsel", "focus"]
+    assert set(APPROXIMATIONS) == {
+        *("omp", "mean", "zero", "wechsel", "focus"),
+        *("subword", "clp", "knn", "linear", "normal"),
+    }
+
+
+def test_published_defaults() -> None:
+    assert Omp().k == 64
+    assert (Wechsel().neighbors, Wechsel().temperature, Wechsel().copy_shared) == (10, 0.1, True)
+    assert (Subword().input, Subword().head) == ("mean", "weighted")
+
+
+@pytest.mark.parametrize("kind", APPROXIMATIONS.values(), ids=APPROXIMATIONS.keys())
+def test_every_parameter_is_a_described_scalar_with_a_valid_default(
+    kind: type[Approximation],
+) -> None:
+    assert inspect.getdoc(kind)
+    for name, field in kind.model_fields.items():
+        assert field.description, name
+        adapter = TypeAdapter(
+            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        )
+        value = adapter.validate_python(field.default)
+        assert value is None or isinstance(value, bool | int | float | str)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "message"),
+    [
+        (Omp, {"k": "64"}, "'64' is not a number"),
+        (Omp, {"k": True}, "True is not a number"),
+        (Omp, {"k": 0}, "greater than or equal to 1"),
+        (Omp, {"k": -3}, "greater than or equal to 1"),
+        (Omp, {"k": 2.5}, "2.5 is not whole"),
+        (Omp, {"sparsity": 3}, "sparsity"),
+        (Knn, {"k": 0}, "greater than or equal to 1"),
+        (Knn, {"metric": "manhattan"}, "'euclidean' or 'cosine'"),
+        (Wechsel, {"temperature": 0}, "greater than 0"),
+        (Wechsel, {"temperature": float("nan")}, "greater than 0|finite"),
+        (Wechsel, {"temperature": True}, "True is not a number"),
+        (Wechsel, {"neigbours": 5}, "neigbours"),
+        (Linear, {"ridge": 0}, "greater than 0"),
+        (Focus, {"seed": -1}, "greater than or equal to 0"),
+        (Focus, {"auxiliary": ""}, "at least 1 character"),
+        (Focus, {"weights_from": "head"}, "'separate' or 'embed'"),
+        (Subword, {"head": "middle"}, "'mean', 'first', 'last' or 'weighted'"),
+    ],
+)
+def test_bad_parameters_are_refused(
+    kind: type[Approximation], parameters: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        kind(**parameters)
+
+
+def test_numbers_as_a_config_may_write_them() -> None:
+    assert Omp(k=64.0) == Omp(k=64)
+    assert Wechsel(temperature="1e-1") == Wechsel(temperature=0.1)
+    assert len({Omp(k=3), Omp(k=3), Omp(k=4)}) == 2
+
+
+@pytest.mark.parametrize("kind", APPROXIMATIONS.values(), ids=APPROXIMATIONS.keys())
+def test_the_head_may_reuse_the_weights_of_the_input(kind: type[Approximation]) -> None:
+    own = {Part.INPUT: Part.INPUT, Part.HEAD: Part.HEAD, Part.HEAD_BIAS: Part.HEAD}
+    assert {part: kind().space_part(part) for part in Part} == own
+    if issubclass(kind, AnchorCoding):
+        reused = kind(weights_from="embed")
+        assert {reused.space_part(part) for part in Part} == {Part.INPUT}
+
+
+def test_what_each_method_needs() -> None:
+    needs = {name: {need.value for need in kind().needs} for name, kind in APPROXIMATIONS.items()}
+    assert needs == {
+        **{name: set() for name in ("mean", "zero", "normal")},
+        **{name: {"donor_rows"} for name in ("omp", "focus", "clp", "knn", "linear")},
+        "wechsel": {"donor_rows", "text"},
+        "subword": {"text"},
+    }
+    for name in ("wechsel", "focus", "clp"):
+        assert APPROXIMATIONS[name](auxiliary="w.vec").needs == {Needs.TEXT}
+
+
+def test_only_wechsel_as_published_gives_shared_tokens_new_rows() -> None:
+    assert all(kind().copies_shared for kind in APPROXIMATIONS.values())
+    assert not Wechsel(copy_shared=False).copies_shared
+
+
+@given(st.integers(0, 2**16), st.integers(1, 60))
+def test_rescaled_rows_have_the_norms_of_the_base(seed: int, missing: int) -> None:
+    rows, base = random_base(missing, 6, seed=seed), 3 * random_base(60, 6, seed=seed + 1)
+    scaled = match_norms(rows, base)
+    norms, reference = scaled.norm(dim=1), base.norm(dim=1)
+    assert torch.equal(norms.argsort(), rows.norm(dim=1).argsort())
+    torch.testing.assert_close(
+        scaled / norms[:, None], rows / rows.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5
+    )
+    if missing == 60:
+        torch.testing.assert_close(norms.sort().values, reference.sort().values)
+    if missing == 1:
+        torch.testing.assert_close(norms[0], reference.quantile(0.5))
+    assert norms.min() >= reference.min() * 0.999 and norms.max() <= reference.max() * 1.001
+
+
+def test_equal_norms_stay_equal_and_odd_rows_stay_out() -> None:
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [float("nan"), 1.0]])
+    base = torch.tensor([[3.0, 4.0], [0.0, 7.0], [0.0, 9.0], [0.0, 0.0], [float("inf"), 0.0]])
+    scaled = match_norms(rows, base)
+    assert scaled[:3].tolist() == [[7, 0], [0, 7], [0, 0]]
+    assert scaled[3].isnan().any()
+
+
+@pytest.mark.parametrize("kind", APPROXIMATIONS.values(), ids=APPROXIMATIONS.keys())
+def test_norms_are_rescaled_on_request_and_never_for_biases(kind: type[Approximation]) -> None:
+    for part in Part:
+        problem = world(part=part)
+        if part == Part.HEAD_BIAS:
+            problem = dataclasses.replace(problem, base=problem.base[:, :1])
+        plain, rescaled = kind().rows(problem), kind(rescale_norms=True).rows(problem)
+        if part == Part.HEAD_BIAS or kind in (Zero,):
+            assert torch.equal(plain, rescaled)
+        else:
+            torch.testing.assert_close(rescaled, match_norms(plain, problem.base))
+            assert not torch.allclose(plain, rescaled)
+
+
+def test_rescaling_the_mean_gives_it_the_median_norm() -> None:
+    problem = world()
+    norms = Mean(rescale_norms=True).rows(problem).norm(dim=1)
+    torch.testing.assert_close(norms, problem.base.norm(dim=1).quantile(0.5).expand_as(norms))
