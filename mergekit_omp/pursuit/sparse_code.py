@@ -22,6 +22,24 @@ class SparseCode:
     coefficients: Float[Tensor, "targets k"]
     residual_norms: Float[Tensor, "targets"]
 
+    @classmethod
+    def empty(cls, targets: Float[Tensor, "targets dim"], k: int) -> SparseCode:
+        """A code with no atom for any target."""
+        count = len(targets)
+        return cls(
+            torch.zeros(count, k, dtype=torch.int64, device=targets.device),
+            targets.new_zeros(count, k),
+            torch.linalg.vector_norm(targets, dim=1),
+        )
+
+    def replaced(self, rows: Int64[Tensor, "some"], code: SparseCode) -> SparseCode:
+        """The same code with some targets' rows taken, in order, from another."""
+        return SparseCode(
+            self.indices.index_copy(0, rows, code.indices),
+            self.coefficients.index_copy(0, rows, code.coefficients),
+            self.residual_norms.index_copy(0, rows, code.residual_norms),
+        )
+
     def decode(self, rows: Float[Tensor, "atoms dim"]) -> Float[Tensor, "targets dim"]:
         """The same combinations of other rows; float32, or float64 where `rows` is."""
         dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32

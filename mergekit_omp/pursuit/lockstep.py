@@ -1,47 +1,61 @@
-"""The reference pursuit: residuals kept explicitly, every product in the working dtype.
+"""Pursuit of a batch of targets in lockstep, with explicit residuals: the reference and its kin.
 
 Orthogonal Matching Pursuit after Pati, Rezaiifar and Krishnaprasad (1993): pick the atom with the
 largest inner product with the residual, project the target on all atoms picked so far, repeat.
-The support's basis is kept orthonormal by Gram-Schmidt, done twice, so that it stays so.
+The support's basis is kept orthonormal by Gram-Schmidt, done twice, so that it stays so. How the
+largest inner product is found is left to a `Search`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from tqdm import tqdm
 
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
 
 
+class Search(ABC):
+    """Finds the atom of the largest inner product, in magnitude, with each residual."""
+
+    @abstractmethod
+    def find(
+        self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
+    ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
+        """The magnitude and the atom; of equals the first. A barred atom is not to be found."""
+
+
+class Exhaustive(Search):
+    """Every inner product in the working dtype."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.atoms = problem.atoms
+
+    def find(
+        self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
+    ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
+        best, picks = (residuals @ self.atoms.T).abs_().masked_fill_(barred, -1).max(dim=1)
+        return best, picks
+
+
+def search_bytes(problem: Problem) -> int:
+    """Memory that one residual takes in `Exhaustive`."""
+    return len(problem.atoms) * problem.atoms.element_size()
+
+
 def bytes_per_target(problem: Problem) -> int:
-    """Memory that one target in flight takes: its correlations, basis and factor."""
+    """Memory that one target in flight takes beside its search: basis, factor, barred atoms."""
     atoms, dim = problem.atoms.shape
     k = problem.sparsity
-    scalar = problem.atoms.element_size()
-    return scalar * (2 * atoms + 2 * k * dim + k * k + 4 * dim) + 2 * atoms
+    return problem.atoms.element_size() * (2 * k * dim + 2 * k * k + 8 * dim) + 3 * atoms
 
 
-def solve_by_reference(problem: Problem, batch: int, progress: bool = False) -> SparseCode:
-    """Solves `batch` targets at a time; time grows with targets x k x atoms x dim."""
-    codes = []
-    rows = len(problem.targets)
-    with tqdm(total=rows, desc="pursuit", unit="row", disable=not progress) as bar:
-        for start in range(0, max(rows, 1), batch):
-            chunk = torch.arange(start, min(start + batch, rows), device=problem.targets.device)
-            codes.append(_solve(problem.subset(chunk)))
-            bar.update(len(chunk))
-    return SparseCode(
-        indices=torch.cat([code.indices for code in codes]),
-        coefficients=torch.cat([code.coefficients for code in codes]),
-        residual_norms=torch.cat([code.residual_norms for code in codes]),
-    )
-
-
-def _solve(problem: Problem) -> SparseCode:
-    state = _State(problem)
+def solve_in_lockstep(problem: Problem, search: Search) -> SparseCode:
+    """Solves all targets of a problem at once; time grows with targets x k x atoms x dim."""
+    state = _State(problem, search)
     while len(state.active):
         state.advance()
     return state.finish()
@@ -50,11 +64,12 @@ def _solve(problem: Problem) -> SparseCode:
 class _State:
     """A batch in flight. Rows of a tensor are targets; `active` lists those still searching."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, search: Search) -> None:
         targets = problem.targets
         count, dim = targets.shape
         k = problem.sparsity
         self.problem = problem
+        self.search = search
         self.residuals = targets.clone()
         self.basis = targets.new_zeros(count, k, dim)
         self.factor = targets.new_zeros(count, k, k)
@@ -62,18 +77,14 @@ class _State:
         self.indices = torch.zeros(count, k, dtype=torch.int64, device=targets.device)
         self.sizes = torch.zeros(count, dtype=torch.int64, device=targets.device)
         self.barred = (~problem.usable).expand(count, -1).clone()
-        self.active = (
-            (problem.target_norms > torch.finfo(targets.dtype).tiny).nonzero().squeeze(1)
-            if k
-            else self.sizes.nonzero().squeeze(1)
-        )
+        live = (problem.target_norms > torch.finfo(targets.dtype).tiny) & (k > 0)
+        live &= bool(problem.usable.any())
+        self.active = live.nonzero().squeeze(1)
 
     def advance(self) -> None:
         """Adds one atom to each active target's support, or bars one that cannot serve."""
         rows = self.active
-        correlations = (self.residuals[rows] @ self.problem.atoms.T).abs_()
-        correlations.masked_fill_(self.barred[rows], -1)
-        best, picks = correlations.max(dim=1)
+        best, picks = self.search.find(self.residuals[rows], self.barred[rows])
         atoms = self.problem.atoms[picks]
         weights, directions = self._orthogonalised(rows, atoms)
         heights = torch.linalg.vector_norm(directions, dim=1)
@@ -82,7 +93,7 @@ class _State:
         noise = precision.correlation * self.problem.target_norms[rows]
         good = (best > noise * norms) & (heights > precision.dependence * norms)
         if not bool(good.all()):
-            self._bar(rows[~good], picks[~good], correlations[~good], noise[~good])
+            self._bar(rows[~good], picks[~good], noise[~good])
         self._extend(rows[good], picks[good], weights[good], directions[good], heights[good])
         self.active = rows[self._searching(rows)]
 
@@ -97,9 +108,12 @@ class _State:
             weights += again
         return weights, atoms
 
-    def _bar(self, rows: Tensor, picks: Tensor, correlations: Tensor, noise: Tensor) -> None:
-        self.barred[rows] |= correlations <= noise[:, None] * self.problem.atom_norms
-        self.barred[rows, picks] = True
+    def _bar(self, rows: Tensor, picks: Tensor, noise: Tensor) -> None:
+        """Bars the picks, and all atoms whose correlations are noise: else they come one by one."""
+        for row, pick, level in zip(rows.tolist(), picks.tolist(), noise, strict=True):
+            correlations = (self.problem.atoms @ self.residuals[row]).abs_()
+            self.barred[row] |= correlations <= level * self.problem.atom_norms
+            self.barred[row, pick] = True
 
     def _extend(
         self, rows: Tensor, picks: Tensor, weights: Tensor, directions: Tensor, heights: Tensor
@@ -128,22 +142,19 @@ class _State:
         # A one on the diagonal of an unused slot keeps the factor invertible.
         self.factor.diagonal(dim1=1, dim2=2).masked_fill_(~used, 1)
         coefficients = _upper_solve(self.factor, self.projections)
-        return SparseCode(
-            indices=self.indices,
-            coefficients=coefficients,
-            residual_norms=torch.linalg.vector_norm(
-                self.problem.targets - _decode(self.problem, self.indices, coefficients), dim=1
-            ),
-        )
+        # One step of refinement: the residual is then that of the atoms, not of the basis.
+        left = self._left_by(coefficients)
+        correction = torch.einsum("bkd,bd->bk", self.basis, left)
+        coefficients = coefficients + _upper_solve(self.factor, correction)
+        left = self._left_by(coefficients)
+        return SparseCode(self.indices, coefficients, torch.linalg.vector_norm(left, dim=1))
+
+    def _left_by(self, coefficients: Tensor) -> Tensor:
+        code = SparseCode(self.indices, coefficients, coefficients.new_zeros(len(coefficients)))
+        return self.problem.targets - code.decode(self.problem.atoms)
 
 
 def _upper_solve(
     factor: Float[Tensor, "batch k k"], right: Float[Tensor, "batch k"]
 ) -> Float[Tensor, "batch k"]:
     return torch.linalg.solve_triangular(factor, right[:, :, None], upper=True).squeeze(2)
-
-
-def _decode(problem: Problem, indices: Tensor, coefficients: Tensor) -> Tensor:
-    return SparseCode(indices, coefficients, coefficients.new_zeros(len(indices))).decode(
-        problem.atoms
-    )

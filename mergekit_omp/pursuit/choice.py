@@ -1,0 +1,160 @@
+"""Which search to run: the cheapest, by a count of multiply-adds, of those that fit the memory."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from dataclasses import dataclass
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from mergekit_omp.pursuit import compiled, gram, lockstep, screened
+from mergekit_omp.pursuit.problem import Problem
+
+LOG = logging.getLogger(__name__)
+
+SEARCHES = ("auto", "reference", "gram", "screened", "fast")
+FREE_SHARE = 0.75
+"""What a search may take of the memory that is free, unless told."""
+LARGEST_BATCH = 512
+"""Targets in flight: more would not be faster."""
+EXHAUSTIVE_COST, SCREENED_COST, BLOCK_COST, SPECULATION_COST = 1.3, 0.6, 1.8, 900
+"""Time per multiply-add against a large float32 product; the last, atoms that speculation costs."""
+WORKSPACE = 16 << 20
+"""What the kernels' threads and the products' packing take beside the tables counted here."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that fits."""
+
+    search: str
+    """One of "reference", "screened" and "gram"."""
+    batch: int
+    """Targets at a time."""
+    bytes: int
+    """Memory that it takes, beside inputs that already are in the working dtype."""
+    cost: float
+    """Multiply-adds, weighted by how fast they go."""
+    gram: torch.dtype | None = None
+    verified: bool = True
+
+
+def check_search(search: str) -> None:
+    if not isinstance(search, str):
+        raise TypeError(f"search is {search!r}: write one of {', '.join(SEARCHES)}")
+    if search not in SEARCHES:
+        near = difflib.get_close_matches(search, SEARCHES, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"search is {search!r}: write one of {', '.join(SEARCHES)} (perhaps {near!r})"
+        )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be taken on a device, by default."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * FREE_SHARE)
+    return int(psutil.virtual_memory().available * FREE_SHARE)
+
+
+def choose(problem: Problem, search: str, memory: int | None) -> Plan:
+    """The plan for `search`; raises ValueError where no plan fits `memory` bytes."""
+    check_search(search)
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int)):
+        raise TypeError(f"memory is {memory!r}: write a number of bytes")
+    budget = free_memory(problem.atoms.device) if memory is None else memory
+    every = _plans(problem, budget)
+    plans = [plan for plan in every if _answers(plan, search)]
+    # Where no inexact search is possible, the exact ones serve a wish for speed.
+    if search == "fast" and not any(plan.bytes <= budget for plan in plans):
+        plans = [plan for plan in every if plan.verified]
+    fitting = [plan for plan in plans if plan.batch >= 1 and plan.bytes <= budget]
+    if not fitting:
+        raise ValueError(_nothing_fits(search, plans, budget))
+    plan = min(fitting, key=lambda plan: plan.cost)
+    LOG.info(
+        "pursuit of %d targets over %d atoms, k = %d: search %s%s%s, %.1f GB of memory,"
+        " %.2g multiply-adds, %d targets at a time",
+        len(problem.targets),
+        len(problem.atoms),
+        problem.sparsity,
+        plan.search,
+        f" ({str(plan.gram).removeprefix('torch.')})" if plan.gram else "",
+        "" if plan.verified else ", unverified",
+        plan.bytes / 1e9,
+        plan.cost,
+        plan.batch,
+    )
+    return plan
+
+
+def _answers(plan: Plan, search: str) -> bool:
+    if search == "auto":
+        return plan.verified
+    if search == "fast":
+        return not plan.verified
+    return plan.verified and plan.search == search
+
+
+def _nothing_fits(search: str, plans: list[Plan], budget: int) -> str:
+    if not plans:
+        return f"search {search!r} needs Numba and a CPU here: write 'auto'"
+    least = min(plan.bytes for plan in plans)
+    return (
+        f"search {search!r} needs at least {least / 1e9:.2f} GB of memory and may take"
+        f" {budget / 1e9:.2f} GB: raise `memory`" + ("" if search == "auto" else " or write 'auto'")
+    )
+
+
+def _plans(problem: Problem, budget: int) -> list[Plan]:
+    plans = [_lockstep(problem, name, budget) for name in ("reference", "screened")]
+    if compiled.AVAILABLE and problem.atoms.device.type == "cpu":
+        dtypes = [problem.atoms.dtype]
+        if problem.atoms.dtype == torch.float32:
+            dtypes += [torch.int16, torch.int8]
+        for dtype in dtypes:
+            plans += [_gram(problem, dtype, budget, verified) for verified in (True, False)]
+    return plans
+
+
+def _sized(each: int, fixed: int, count: int, budget: int) -> tuple[int, int]:
+    """A batch for a budget, and its memory; what one target takes if not even that fits."""
+    batch = max(1, min((budget - fixed) // each, count, LARGEST_BATCH))
+    return batch, fixed + batch * each
+
+
+def _lockstep(problem: Problem, search: str, budget: int) -> Plan:
+    targets, (atoms, dim) = len(problem.targets), problem.atoms.shape
+    coarse = search == "screened"
+    finder = screened if coarse else lockstep
+    each = lockstep.bytes_per_target(problem) + finder.search_bytes(problem)
+    fixed = WORKSPACE + (screened.fixed_bytes(problem) if coarse else 0)
+    batch, size = _sized(each, fixed, targets, budget)
+    cost = float(targets) * problem.sparsity * atoms * dim
+    cost *= _screening_cost(problem.atoms.device) if coarse else EXHAUSTIVE_COST
+    return Plan(search, batch, size, cost)
+
+
+def _gram(problem: Problem, dtype: torch.dtype, budget: int, verified: bool) -> Plan:
+    targets, (atoms, dim) = len(problem.targets), problem.atoms.shape
+    k = problem.sparsity
+    scalar = problem.atoms.element_size()
+    fixed = WORKSPACE + gram.bytes_of(problem, dtype)
+    each = atoms * scalar + k * (scalar + 8)
+    batch, size = _sized(each, fixed, targets, budget)
+    passes = k * k / 2 if verified else k * k / 32
+    once = atoms * atoms * dim / 2
+    speculation = k * SPECULATION_COST * (k if dtype == problem.atoms.dtype else dim)
+    cost = once + targets * (atoms * (dim + BLOCK_COST * passes) + speculation)
+    return Plan("gram", batch, size, cost, gram=dtype, verified=verified)
+
+
+def _screening_cost(device: torch.device) -> float:
+    if device.type == "cuda":
+        return SCREENED_COST
+    # Without instructions for it, a CPU multiplies bfloat16 slower than float32.
+    features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = features.get("avx512_bf16") or features.get("amx_bf16")
+    return SCREENED_COST if native else 4 * EXHAUSTIVE_COST

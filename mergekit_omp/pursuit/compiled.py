@@ -1,0 +1,30 @@
+"""Compiles kernels with Numba where it is installed; without it `AVAILABLE` is false."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+try:
+    import numba
+except ImportError:  # torch alone is a working path
+    numba = None
+
+AVAILABLE = numba is not None
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Compiles at first use, for calls that release the interpreter's lock.
+
+    Compiled code is kept beside the source, or in the user's cache directory where that is
+    read-only; where neither can be written, every process compiles for itself.
+    """
+    if numba is None:
+        return function
+    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # what Numba raises where it can write no cache
+        return numba.njit(**options)(function)

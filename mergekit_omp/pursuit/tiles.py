@@ -1,0 +1,149 @@
+"""The innermost loops of a pursuit over a Gram matrix: everything here is as long as the atoms.
+
+Loops are written out four by four, because that is what keeps the operands in registers.
+"""
+
+from __future__ import annotations
+
+from mergekit_omp.pursuit.compiled import kernel
+
+TILE = 512
+"""Atoms in a tile: four rows of a Gram tile and eight of the result stay in a first-level cache."""
+
+
+@kernel
+def combine(gram, support, size, weights, rows, low, high, out):  # type: ignore[no-untyped-def]
+    """out[i] = sum over p of weights[i, p] * gram[support[p], low:high], for i < rows.
+
+    `rows` and `size` are rounded up to fours; what is beyond must have weight 0.
+    """
+    width = high - low
+    for i in range(rows):
+        for x in range(width):
+            out[i, x] = 0
+    for p in range(0, size, 4):
+        g0 = gram[support[p], low:high]
+        g1 = gram[support[p + 1], low:high]
+        g2 = gram[support[p + 2], low:high]
+        g3 = gram[support[p + 3], low:high]
+        for i in range(0, rows, 4):
+            w00, w01, w02, w03 = (
+                weights[i, p],
+                weights[i, p + 1],
+                weights[i, p + 2],
+                weights[i, p + 3],
+            )
+            w10, w11 = weights[i + 1, p], weights[i + 1, p + 1]
+            w12, w13 = weights[i + 1, p + 2], weights[i + 1, p + 3]
+            w20, w21 = weights[i + 2, p], weights[i + 2, p + 1]
+            w22, w23 = weights[i + 2, p + 2], weights[i + 2, p + 3]
+            w30, w31 = weights[i + 3, p], weights[i + 3, p + 1]
+            w32, w33 = weights[i + 3, p + 2], weights[i + 3, p + 3]
+            c0, c1, c2, c3 = out[i], out[i + 1], out[i + 2], out[i + 3]
+            for x in range(width):
+                y0 = g0[x]
+                y1 = g1[x]
+                y2 = g2[x]
+                y3 = g3[x]
+                c0[x] += w00 * y0 + w01 * y1 + w02 * y2 + w03 * y3
+                c1[x] += w10 * y0 + w11 * y1 + w12 * y2 + w13 * y3
+                c2[x] += w20 * y0 + w21 * y1 + w22 * y2 + w23 * y3
+                c3[x] += w30 * y0 + w31 * y1 + w32 * y2 + w33 * y3
+
+
+@kernel
+def combine_one(gram, support, size, weights, low, high, out):  # type: ignore[no-untyped-def]
+    """The same for one row of weights."""
+    width = high - low
+    for x in range(width):
+        out[x] = 0
+    for p in range(0, size, 4):
+        g0 = gram[support[p], low:high]
+        g1 = gram[support[p + 1], low:high]
+        g2 = gram[support[p + 2], low:high]
+        g3 = gram[support[p + 3], low:high]
+        w0, w1, w2, w3 = weights[p], weights[p + 1], weights[p + 2], weights[p + 3]
+        for x in range(width):
+            out[x] += w0 * g0[x] + w1 * g1[x] + w2 * g2[x] + w3 * g3[x]
+
+
+@kernel
+def correlate(start, scale, low, high, out):  # type: ignore[no-untyped-def]
+    """out = start[low:high] - scale[low:high] * out: correlations from a combination."""
+    for x in range(high - low):
+        out[x] = start[low + x] - scale[low + x] * out[x]
+
+
+@kernel
+def largest(values):  # type: ignore[no-untyped-def]
+    """The largest magnitude."""
+    top = values[0] * 0
+    for x in range(values.shape[0]):
+        top = max(top, abs(values[x]))
+    return top
+
+
+@kernel
+def reaches(values, norms, margin, low, high, level):  # type: ignore[no-untyped-def]
+    """Whether any magnitude, plus its margin, passes a level."""
+    top = values[0] * 0
+    for x in range(high - low):
+        top = max(top, abs(values[x]) + margin * norms[low + x])
+    return top > level
+
+
+@kernel
+def count_above(values, level):  # type: ignore[no-untyped-def]
+    count = 0
+    for x in range(values.shape[0]):
+        count += 1 if abs(values[x]) > level else 0
+    return count
+
+
+@kernel
+def shortlist(values, norms, margin, want, share, found):  # type: ignore[no-untyped-def]
+    """Lists about `want` atoms of the largest magnitudes, the one of the largest always among them.
+
+    All that may be the largest, given a margin of error in units of the atoms' norms, are listed.
+    `share` of the largest magnitude is where the search for a level begins. Returns how many were
+    found (more than fit means that they were not all listed) and the level's share.
+    """
+    top = largest(values)
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        count = count_above(values, top * share)
+        if count > want:
+            low = share
+        elif count < want // 2:
+            high = share
+        else:
+            break
+        share = 0.5 * (low + high)
+    level = top * share
+    sure = top
+    if margin > 0:
+        for x in range(values.shape[0]):
+            if abs(values[x]) == top:
+                sure = top - margin * norms[x]
+        level = min(level, sure)
+    count = 0
+    for first in range(0, values.shape[0], 64):
+        last = min(first + 64, values.shape[0])
+        if reaches(values[first:last], norms, margin, first, last, level):
+            for x in range(first, last):
+                size = abs(values[x])
+                if size >= top or size > top * share or size + margin * norms[x] > sure:
+                    if count < found.shape[0]:
+                        found[count] = x
+                    elif size >= top:
+                        found[0] = x
+                    count += 1
+    return count, share
+
+
+@kernel
+def dot(left, right):  # type: ignore[no-untyped-def]
+    total = left[0] * right[0] * 0
+    for x in range(left.shape[0]):
+        total += left[x] * right[x]
+    return total
