@@ -87,13 +87,13 @@ def _parameter_blocks(
 
 @contextlib.contextmanager
 def parameter_errors(method: str, tensor: str) -> Iterator[None]:
-    """Turn pydantic's report of a bad parameter into one sentence."""
+    """Say in one sentence which parameter of which method is bad, and for which tensor."""
     try:
         yield
+    except TransplantError as error:
+        raise TransplantError(f"merge_method {method!r}, tensor {tensor}: {error}") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(place) for place in first["loc"]) or error.title
         raise TransplantError(
-            f"merge_method {method!r}, tensor {tensor}: parameter {name}: {first['msg']}; "
-            f"found {first['input']!r}."
+            f"merge_method {method!r}, tensor {tensor}: {first['msg']}; found {first['input']!r}."
         ) from error

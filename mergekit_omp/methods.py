@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Hashable, Sequence
 from typing import Annotated, Any
 
+import pydantic
 from mergekit import merge_methods
 from mergekit.merge_methods.base import (
     MISSING,
@@ -31,10 +32,23 @@ class ParameterCollisionError(ValueError):
     """An approximation and an inner method that use one name for two parameters."""
 
 
+class OwnParameter(ParameterSpec):
+    """A parameter of an approximation, whose refusals name it."""
+
+    def validate(self, value: Any) -> Any:
+        try:
+            return super().validate(value)
+        except pydantic.ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise TransplantError(
+                f"parameter {self.name}: {reason[0].lower()}{reason[1:]}; found {value!r}."
+            ) from error
+
+
 def parameter_specs(approximation: type[Approximation]) -> tuple[ParameterSpec, ...]:
     """The approximation's fields as mergekit parameters, shared by all models of a merge."""
     return tuple(
-        ParameterSpec(
+        OwnParameter(
             name=name,
             value_type=Annotated[(field.annotation, *field.metadata)]
             if field.metadata
@@ -153,14 +167,14 @@ def find(name: str) -> TransplantMethod | None:
     register_composites()
     if name in _collisions:
         raise TransplantError(f"{_collisions[name]}.")
-    method = {m.spec.name: m for m in merge_methods.registered_methods()}.get(name)
+    registered = {method.spec.name: method for method in merge_methods.registered_methods()}
+    method = registered.get(name)
     if isinstance(method, TransplantMethod):
         return method
-    inner = sorted(
-        m.spec.name
-        for m in merge_methods.registered_methods()
-        if not isinstance(m, TransplantMethod)
-    )
+    if method is not None:
+        # mergekit's own `linear` stays what it is: the approximation is `linear+passthrough`.
+        return None
+    inner = sorted(n for n, m in registered.items() if not isinstance(m, TransplantMethod))
     close = difflib.get_close_matches(name.partition("+")[2], inner, n=1)
     raise TransplantError(
         f"merge_method {name!r}: mergekit has no merge method {name.partition('+')[2]!r} to put "

@@ -116,8 +116,14 @@ def generation_config(
     base: ModelReference,
     tokenizer: transformers.PreTrainedTokenizerBase,
     moved: Callable[[int], int | None],
+    repeated: list[int],
 ) -> dict[str, Any]:
-    """The base's generation settings, with the token ids of the output's tokenizer."""
+    """The base's generation settings, with the token ids of the output's tokenizer.
+
+    `repeated` are control tokens that hold the same row as a more telling one (pad beside eos,
+    where the base has one token for both): as likely as that one, they must not be generated
+    in its place.
+    """
     path = os.path.join(LoaderCache().get(base).index.base_path, "generation_config.json")
     settings: dict[str, Any] = {}
     if os.path.exists(path):
@@ -140,6 +146,8 @@ def generation_config(
                 settings[key] = new
         elif isinstance(old, list):
             settings[key] = [new for new in map(moved, old) if new is not None]
+    if repeated:
+        settings["suppress_tokens"] = sorted({*(settings.get("suppress_tokens") or ()), *repeated})
     if settings.get("bad_words_ids"):
         words = [[moved(token) for token in word] for word in settings["bad_words_ids"]]
         settings["bad_words_ids"] = [word for word in words if None not in word]

@@ -156,6 +156,7 @@ class Transplant:
     def write_task(self, out_path: str) -> WriteTransplant:
         """The task that writes what the output has beside mergekit's own files."""
         tokenizer = self.output_tokenizer.tokenizer
+        repeated = np.flatnonzero(self._base_alignment.repeated).tolist()
         record = transplant_record(
             merge_method=self.method.spec.name,
             approximation=self.method.approximation.name,
@@ -173,7 +174,9 @@ class Transplant:
             files=OutputFiles(
                 record=record,
                 tensors=tuple(self._entries),
-                generation_config=output.generation_config(self.base, tokenizer, self._moved),
+                generation_config=output.generation_config(
+                    self.base, tokenizer, self._moved, repeated
+                ),
             ),
         )
 
@@ -230,6 +233,12 @@ class Transplant:
         rows = min(self._read(tensor.models[model]).count for model in models)
         alignment = self._align(vocabulary, rows)
         self._check_shared(alignment, models)
+        if alignment.counts.out_of_range:
+            self._warn(
+                f"The tokenizer of {models[0]} has ids past the {rows} rows of its matrix: "
+                f"{alignment.counts.out_of_range} shared token(s) cannot be copied and are "
+                "approximated."
+            )
         usable = np.ones(rows, dtype=bool)
         for model in models:
             of_model = self._read(space.models[model]).usable[:rows]

@@ -80,19 +80,20 @@ def activate() -> None:
     global _active
     if _active:
         return
-    _active = True
     problem = _unsupported()
     if problem is not None:
         _refuse(
             f"mergekit-omp works with {SUPPORTED}, but {problem}. Install a supported "
             f"mergekit: pip install '{SUPPORTED}'."
         )
+        _active = True
         return
     from mergekit_omp import methods
 
     methods.register_composites()
     _wrap_referenced_models()
     _wrap_planner()
+    _active = True
 
 
 def _refuse(message: str) -> None:
@@ -108,7 +109,8 @@ def _refuse(message: str) -> None:
 
     @functools.wraps(original)
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        if str(getattr(config, "merge_method", "")).split("+")[0] in APPROXIMATIONS:
+        approximation, composite, _ = str(getattr(config, "merge_method", "")).partition("+")
+        if approximation in APPROXIMATIONS and (composite or approximation != "linear"):
             raise TransplantError(message)
         original(self, config, *args, **kwargs)
 

@@ -1,0 +1,125 @@
+"""What every test shares: shapes checked at run time, real tokenizers, small models, merges."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import install_import_hook
+
+install_import_hook("mergekit_omp", "beartype.beartype")
+
+import pytest  # noqa: E402
+import real_tokenizers  # noqa: E402
+import yaml  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
+from small_models import save_model  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: its exit status and all that it printed."""
+
+    status: int
+    text: str
+
+
+def write_config(path: Path, config: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def mergekit_yaml(config: Path, out: Path, *options: str, **environment: str) -> Ran:
+    """The real command in a process of its own."""
+    command = Path(sys.executable).with_name("mergekit-yaml")
+    done = subprocess.run(
+        [str(command), str(config), str(out), *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        check=False,
+    )
+    return Ran(done.returncode, done.stdout + done.stderr)
+
+
+def merge_here(config: dict[str, Any], out: Path, *options: str) -> Ran:
+    """mergekit-yaml's own click command, in this process: the same code, no start-up time."""
+    from mergekit.scripts.run_yaml import main
+
+    path = write_config(out.with_name(out.name + ".yml"), config)
+    result = CliRunner().invoke(main, [str(path), str(out), "--quiet", *options])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Ran(result.exit_code, result.output)
+
+
+@pytest.fixture(scope="session")
+def tokenizers_dir(request: pytest.FixtureRequest) -> Path:
+    """Where converted tokenizers stay from one run of the suite to the next."""
+    return Path(request.config.cache.mkdir("tokenizers"))
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(tokenizers_dir: Path) -> Callable[[str], Any]:
+    """A published or trained tokenizer by name."""
+    return lambda name: real_tokenizers.load(name, tokenizers_dir)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, real_tokenizer: Callable[[str], Any]) -> Any:
+    """`models(name, tokenizer, **settings)`: a small random model, made once per session."""
+    root = tmp_path_factory.mktemp("models")
+
+    def make(name: str, tokenizer: str, **settings: Any) -> Path:
+        path = root / name
+        if not path.exists():
+            save_model(path, real_tokenizer(tokenizer), **settings)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def merge(tmp_path: Path) -> Callable[..., Path]:
+    """Merge by a config and return the output directory; the merge must succeed."""
+
+    def run(config: dict[str, Any], name: str = "out", *options: str) -> Path:
+        out = tmp_path / name
+        done = merge_here(config, out, *options)
+        assert done.status == 0, done.text
+        return out
+
+    return run
+
+
+@pytest.fixture
+def refusal(tmp_path: Path) -> Callable[..., str]:
+    """Merge by a config that must be refused before anything is written; what was said."""
+
+    def run(config: dict[str, Any], *options: str) -> str:
+        out = tmp_path / "refused"
+        done = merge_here(config, out, *options)
+        assert done.status == 1, done.text
+        assert not out.exists(), "something was written"
+        errors = [line for line in done.text.splitlines() if line.startswith("Error: ")]
+        assert len(errors) == 1, done.text
+        return errors[0]
+
+    return run
+
+
+def swap(base: Path, donor: Path | str, method: str = "omp", **more: Any) -> dict[str, Any]:
+    """The config that swaps a tokenizer and does nothing else."""
+    return {
+        "merge_method": method,
+        "base_model": str(base),
+        "models": [{"model": str(base)}],
+        "tokenizer_source": str(donor),
+        "dtype": "float32",
+        **more,
+    }
