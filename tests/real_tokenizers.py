@@ -187,7 +187,7 @@ def mistral3() -> PreTrainedTokenizerFast:
     special = {"<unk>", *control}
     # SentencePiece merges whichever neighbours make the piece of highest score.
     merges = [
-        (-processor.GetScore(i), at, len(piece) - at, piece[:at], piece[at:])
+        (-processor.GetScore(i), -at, piece[:at], piece[at:])
         for piece, i in pieces.items()
         for at in range(1, len(piece))
         if piece not in special and piece[:at] in pieces and piece[at:] in pieces

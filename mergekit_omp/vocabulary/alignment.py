@@ -63,7 +63,7 @@ class Alignment:
     anchors: Bool[np.ndarray, "output_size"]
     """Shared ordinary tokens that both tokenizers emit."""
     repeated: Bool[np.ndarray, "output_size"]
-    """Control tokens whose source row goes to a more telling role too (bos == eos in the model).
+    """Control tokens whose row goes to a more telling one too (pad == eos in the model).
 
     In an output head such a row would take half of the other's probability.
     """
@@ -83,7 +83,7 @@ def align(model: Vocabulary, output: Vocabulary, *, rows: int | None = None) -> 
     out_emitted, model_emitted = output.emitted(out_ids), model.emitted(model_ids)
     untrained = out_emitted & ~model_emitted
     both = np.zeros(output.size, dtype=bool)
-    if model.fingerprint == output.fingerprint:
+    if model.size == output.size and model.fingerprint == output.fingerprint:
         ordinary = np.flatnonzero(output.kinds == Kind.ORDINARY)
         control = np.flatnonzero(output.kinds == Kind.CONTROL)
         source[ordinary], match[ordinary] = ordinary, Match.BYTES
@@ -110,7 +110,7 @@ def align(model: Vocabulary, output: Vocabulary, *, rows: int | None = None) -> 
         never_emitted=int(np.count_nonzero(untrained)),
         out_of_range=int(np.count_nonzero(beyond)),
     )
-    repeated = _repeated(output, source)
+    repeated = _repeated(output, source, match)
     return Alignment(model, output, source, match, both & ~beyond, repeated, counts)
 
 
@@ -118,8 +118,8 @@ def _shared(
     model: Vocabulary, output: Vocabulary
 ) -> tuple[Int64[np.ndarray, "shared"], Int64[np.ndarray, "shared"]]:
     """The representatives of each byte string of both, in the order of the output's."""
-    of_model, of_output = model.ids_by_content, output.ids_by_content
-    pairs = [(ids[0], of_model[data][0]) for data, ids in of_output.items() if data in of_model]
+    of_model = model.representatives
+    pairs = [(i, of_model[data]) for data, i in output.representatives.items() if data in of_model]
     both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return both[:, 0], both[:, 1]
 
@@ -134,10 +134,8 @@ def _align_repetitions(
 
     The representative's row is not copied twice: in a head that would split its probability.
     """
-    for data, ids in output.ids_by_content.items():
-        if len(ids) == 1:
-            continue
-        others = {model.strings[i]: i for i in model.ids_by_content.get(data, [])[1:]}
+    for data, ids in output.repetitions.items():
+        others = {model.strings[i]: i for i in model.repetitions.get(data, [])[1:]}
         for i in ids[1:]:
             other = others.get(output.strings[i])
             if other is None:
@@ -196,12 +194,14 @@ def _roles_by_id(vocabulary: Vocabulary) -> dict[int, list[str]]:
 
 
 def _repeated(
-    output: Vocabulary, source: Int64[np.ndarray, "output_size"]
+    output: Vocabulary,
+    source: Int64[np.ndarray, "output_size"],
+    match: Int8[np.ndarray, "output_size"],
 ) -> Bool[np.ndarray, "output_size"]:
     repeated = np.zeros(output.size, dtype=bool)
-    ids = [*_roles_by_id(output), *_ids(output, Kind.CONTROL)]
+    by_name = np.isin(match, (Match.ROLE, Match.STRING))
     first: dict[int, int] = {}
-    for i in ids:
-        if source[i] >= 0 and output.kinds[i] == Kind.CONTROL:
+    for i in [*_roles_by_id(output), *np.flatnonzero(by_name).tolist()]:
+        if by_name[i]:
             repeated[i] = first.setdefault(int(source[i]), i) != i
     return repeated

@@ -21,8 +21,31 @@ BATCH = 1 << 14
 """Texts encoded at a time: an encoding takes about a kilobyte."""
 JOINED = 200
 """Tokens to a text in the first test, which spares most of the cost of an encoding."""
-CONTEXTS = (("", ""), ("a", "a"), ("a", ""), ("", "a"), ("1", ""), ("", "1"), ("\n", "\n"))
-"""What is put around a token that the first test did not find: nothing, then neutral text."""
+NEIGHBOURS = (
+    "a",
+    "A",
+    "1",
+    "!",
+    "}",
+    "'",
+    " ",
+    "\n",
+    "中",
+    "s",
+    "S",
+    "t",
+    "re",
+    "RE",
+    "ve",
+    "ꙮ",
+    "⁋",
+)
+"""Text put before, after, or around a token that is not found alone: what patterns split at.
+
+The last two are a letter and a mark so rare that no merge takes them.
+"""
+SEPARATOR = " a "
+"""What keeps such texts apart."""
 SAMPLES = 64
 """Characters tried for each leading byte that only a byte piece can spell."""
 LEADING_BYTES = (
@@ -74,14 +97,31 @@ class Segmenter:
                 texts[i] = piece.decode()
             except UnicodeDecodeError:
                 segmented[i] = self._segment_bytes(piece)
-        for i, ids in zip(texts, self._encode(texts.values()), strict=True):
-            segmented[i] = ids
+        for (i, text), ids in zip(texts.items(), self._encode(texts.values()), strict=True):
+            segmented[i] = self._without_markup(text, ids)
         if self._continuation:
             for i, text in texts.items():
                 segmented[i] = self._segment_words(text) or segmented[i]
         content = self._content
         # The unknown token stands in for what cannot be spelled.
         return [[i for i in ids or [] if content[i] is not None] for ids in segmented]
+
+    def _without_markup(self, text: str, ids: list[int]) -> list[int]:
+        """The segmentation without control tokens that the model itself knows by their spelling.
+
+        SentencePiece keeps <s> among its pieces, so its model may find it in plain text.
+        """
+        for i in ids:
+            markup = self._strings[i] or ""
+            if self._content[i] is None and len(markup) > 1 and markup in text:
+                cut = text.index(markup) + 1
+                halves = (text[:cut], text[cut:])
+                return [
+                    j
+                    for half, found in zip(halves, self._encode(halves), strict=True)
+                    for j in self._without_markup(half, found)
+                ]
+        return ids
 
     def _segment_words(self, text: str) -> list[int]:
         """WordPiece where the text goes on with a word: its first piece is a continuation."""
@@ -149,8 +189,8 @@ class Segmenter:
 
         runs = list(texts.values())
         find("\n".join(runs[start : start + JOINED]) for start in range(0, len(runs), JOINED))
-        for before, after in CONTEXTS:
-            find(before + text + after for i, text in texts.items() if not emitted[i])
+        find(text for i, text in texts.items() if not emitted[i])
+        find(_in_contexts(text) for i, text in texts.items() if not emitted[i])
         if self._affixed:
             for i, text in texts.items():
                 emitted[i] |= self._continues_words(i, text)
@@ -191,3 +231,8 @@ class Segmenter:
             unspelled = [c for c in map(chr, points) if c not in spelled_alone]
             characters += unspelled[:: max(1, len(unspelled) // SAMPLES)]
         return characters
+
+
+def _in_contexts(text: str) -> str:
+    """The text next to each of the neighbours."""
+    return SEPARATOR.join([context for n in NEIGHBOURS for context in (n + text, text + n)])

@@ -130,26 +130,29 @@ class Vocabulary:
         return digest.hexdigest()
 
     @cached_property
-    def ids_by_content(self) -> dict[bytes, list[int]]:
-        """The ids of the ordinary tokens of each byte string, the one to copy from first.
+    def representatives(self) -> dict[bytes, int]:
+        """The ordinary token of each byte string, where several share it the one to copy from.
 
         That is the one which the tokenizer emits: an added token, found before the model runs,
         then a token of the model, then those that are never emitted.
         """
-        ids: dict[bytes, list[int]] = {}
-        repeated = set()
+        ordinary = np.flatnonzero(self.kinds == Kind.ORDINARY).tolist()
+        last = dict(zip([self.content[i] or b"" for i in ordinary], ordinary, strict=True))
+        return last | {data: ids[0] for data, ids in self.repetitions.items()}
+
+    @cached_property
+    def repetitions(self) -> dict[bytes, list[int]]:
+        """The byte strings that several ordinary tokens share; their ids, the one to copy first."""
+        first: dict[bytes, int] = {}
+        repeated: dict[bytes, list[int]] = {}
         for i, data in enumerate(self.content):
-            if data is None:
-                continue
-            known = ids.setdefault(data, [])
-            known.append(i)
-            if len(known) == 2:
-                repeated.add(data)
-        for data in sorted(repeated):
-            emitted = self.emitted(np.array(ids[data]))
-            rank = {i: (not self.added[i], not e) for i, e in zip(ids[data], emitted, strict=True)}
-            ids[data].sort(key=lambda i: (*rank[i], i))
-        return ids
+            if data is not None and first.setdefault(data, i) != i:
+                repeated.setdefault(data, [first[data]]).append(i)
+        for ids in repeated.values():
+            emitted = self.emitted(np.array(ids))
+            rank = {i: (not self.added[i], not e, i) for i, e in zip(ids, emitted, strict=True)}
+            ids.sort(key=rank.__getitem__)
+        return repeated
 
     def emitted(self, ids: Int[np.ndarray, "ids"]) -> Bool[np.ndarray, "ids"]:
         """Whether the tokenizer ever produces each token from text; False but for ordinary ones.

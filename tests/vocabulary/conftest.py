@@ -1,27 +1,22 @@
-"""Fixtures: real tokenizers, converted once and kept in pytest's cache."""
+"""Fixtures: real tokenizers and their vocabularies, read once."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
+import real_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mergekit_omp.vocabulary import Vocabulary
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import real_tokenizers
-
 
 @pytest.fixture(scope="session")
-def tokenizer(request: pytest.FixtureRequest) -> Callable[[str], PreTrainedTokenizerFast]:
+def tokenizer(tokenizers_dir: Path) -> Callable[[str], PreTrainedTokenizerFast]:
     """Tokenizers of `real_tokenizers` by name."""
-    folder = request.config.cache.mkdir("tokenizers")
-    return cache(lambda name: real_tokenizers.load(name, folder))
+    return cache(lambda name: real_tokenizers.load(name, tokenizers_dir))
 
 
 @pytest.fixture(scope="session")
