@@ -11,8 +11,8 @@ coefficients `x`. Done one iteration at a time this reads every row again and ag
 3. picks are kept up to the first iteration at which an outside atom beats the guess.
 
 So the supports are those of the plain algorithm. The Gram matrix may be of integers (cosines in
-fixed point): then an outside atom that may beat the guess, given the rounding of its correlation,
-has it computed from the vectors themselves, and so are those of the shortlist.
+fixed point): then whichever atoms may have the largest correlation, given the rounding of theirs,
+have it computed from the vectors themselves.
 """
 
 from __future__ import annotations
@@ -38,6 +38,48 @@ TIE = 1e-5
 
 SOLVED, HARD = 0, 1
 """How a target ended. A hard one needs more precision than a Gram matrix gives."""
+
+
+@kernel
+def gather(gram, row_scale, column_scale, atom, found, members, out):  # type: ignore[no-untyped-def]
+    """out = the inner products of an atom with those of a shortlist, from the Gram matrix."""
+    line = gram[atom]
+    scale = row_scale[atom]
+    for x in range(members):
+        out[x] = scale * line[found[x]] * column_scale[found[x]]
+
+
+@kernel
+def shift(values, change, step, count):  # type: ignore[no-untyped-def]
+    """values += step * change, for the first `count`."""
+    factor = values.dtype.type(step)
+    for x in range(count):
+        values[x] += factor * change[x]
+
+
+@kernel
+def largest_at(values, count):  # type: ignore[no-untyped-def]
+    """Where the largest magnitude is; of equals the first."""
+    at = 0
+    for x in range(count):
+        if abs(values[x]) > abs(values[at]):
+            at = x
+    return at
+
+
+@kernel
+def decide(values, count, found, norms, margin, atoms, residual):  # type: ignore[no-untyped-def]
+    """The same for values that are off by up to `margin` times the norms: where, and the value."""
+    floor = -1.0
+    for x in range(count):
+        floor = max(floor, abs(values[x]) - margin * norms[found[x]])
+    at, best = 0, 0.0
+    for x in range(count):
+        if abs(values[x]) + margin * norms[found[x]] >= floor:
+            value = float(dot(atoms[found[x]], residual))
+            if abs(value) > abs(best):
+                at, best = x, value
+    return at, best
 
 
 @kernel
@@ -82,7 +124,6 @@ def pursue(  # type: ignore[no-untyped-def]
     found = np.empty(listed, np.int64)
     current = np.empty(count, real.dtype)
     local = np.empty(listed, real.dtype)
-    change = np.empty(listed, real.dtype)
     columns = np.empty((slots, listed), real.dtype)
     combined = np.empty((longest, TILE + 16), real.dtype)
     weights = np.zeros((longest, slots), real.dtype)
@@ -96,7 +137,6 @@ def pursue(  # type: ignore[no-untyped-def]
     duals = np.zeros(sparsity)
     fit = np.zeros(sparsity)
     residual = np.zeros(dim)
-    direction = np.zeros(dim, real.dtype)
     narrow = np.zeros(dim, real.dtype)
     residuals = np.zeros((longest, dim), real.dtype)
     fresh = np.zeros(longest, np.uint8)
@@ -128,17 +168,12 @@ def pursue(  # type: ignore[no-untyped-def]
             for x in range(members):
                 local[x] = current[found[x]]
                 seen[found[x]] = 1
-            if exact:
-                for p in range(size):
-                    line = gram[support[p]]
-                    for x in range(members):
-                        columns[p, x] = line[found[x]]
-            else:
+            for p in range(size):
+                gather(gram, row_scale, column_scale, support[p], found, members, columns[p])
+            if not exact:
                 remainder(targets[row], atoms, support, size, fit, residual)
-                for x in range(dim):
-                    narrow[x] = residual[x]
-                for x in range(members):
-                    local[x] = dot(atoms[found[x]], narrow)
+                narrow[:] = residual
+            margins[0] = margin
             fresh[:] = 0
             begun = size
             left[0] = remaining
@@ -146,12 +181,12 @@ def pursue(  # type: ignore[no-untyped-def]
             made = 0
             halted = False
             for step in range(steps):
-                pick = 0
-                best = -1.0
-                for x in range(members):
-                    if abs(local[x]) > best:
-                        best = abs(local[x])
-                        pick = x
+                if exact:
+                    pick = largest_at(local, members)
+                    value = float(local[pick])
+                else:
+                    pick, value = decide(local, members, found, norms, margins[made], atoms, narrow)
+                best = abs(value)
                 atom = found[pick]
                 norm = float(norms[atom])
                 if best <= limits[2] * length * norm:
@@ -168,38 +203,22 @@ def pursue(  # type: ignore[no-untyped-def]
                     halted = True
                     break
                 height = math.sqrt(height)
-                projection = float(local[pick]) / height
+                projection = value / height
                 if remaining - projection * projection < limits[1] * total:
                     halted = True
                     break
                 marks[step] = best
                 extend(factor, size, shares, duals, height, projection, fit)
                 stride = projection / height
-                if exact:
-                    line = gram[atom]
-                    for x in range(members):
-                        columns[size, x] = line[found[x]]
-                        change[x] = line[found[x]]
-                    for p in range(size):
-                        dual = real.dtype.type(duals[p])
-                        part = columns[p]
-                        for x in range(members):
-                            change[x] -= dual * part[x]
-                else:
-                    vector = atoms[atom]
-                    for x in range(dim):
-                        direction[x] = vector[x]
-                    for p in range(size):
-                        dual = real.dtype.type(duals[p])
-                        vector = atoms[support[p]]
-                        for x in range(dim):
-                            direction[x] -= dual * vector[x]
-                    for x in range(members):
-                        change[x] = dot(atoms[found[x]], direction)
-                narrow_stride = real.dtype.type(stride)
-                for x in range(members):
-                    local[x] -= narrow_stride * change[x]
+                gather(gram, row_scale, column_scale, atom, found, members, columns[size])
+                for p in range(size):
+                    shift(local, columns[p], stride * duals[p], members)
+                shift(local, columns[size], -stride, members)
                 local[pick] = 0
+                if not exact:
+                    for p in range(size):
+                        shift(narrow, atoms[support[p]], stride * duals[p], dim)
+                    shift(narrow, atoms[atom], -stride, dim)
                 support[size] = atom
                 size += 1
                 remaining -= projection * projection

@@ -94,7 +94,7 @@ class Blocks:
     verified: bool
 
 
-EXACT = Blocks(longest=8, listed=768, verified=True)
+EXACT = Blocks(longest=16, listed=1024, verified=True)
 FAST = Blocks(longest=16, listed=1024, verified=False)
 
 
