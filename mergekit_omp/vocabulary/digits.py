@@ -45,7 +45,7 @@ def digit_scheme(tokenizer: Any) -> DigitScheme:
     merges alone decide. NONE: the vocabulary cannot spell numbers.
     """
     numbers = _numbers()
-    split = [_pieces(_vocabulary(tokenizer), number) for number in numbers]
+    split = _pieces(_vocabulary(tokenizer), numbers)
     if any("".join(pieces) != number for pieces, number in zip(split, numbers, strict=True)):
         return DigitScheme.NONE
     if all(len(piece) == 1 for pieces in split for piece in pieces):
@@ -58,7 +58,7 @@ def digit_scheme(tokenizer: Any) -> DigitScheme:
 
 def digit_example(tokenizer: Any, number: str = "1234567") -> list[str]:
     """What a `Vocabulary`, or a transformers tokenizer, makes of a number."""
-    return _pieces(_vocabulary(tokenizer), number)
+    return _pieces(_vocabulary(tokenizer), [number])[0]
 
 
 def _vocabulary(tokenizer: Any) -> Vocabulary:
@@ -76,11 +76,13 @@ def _numbers() -> list[str]:
     ]
 
 
-def _pieces(vocabulary: Vocabulary, number: str) -> list[str]:
-    """The number's pieces, without the space that some vocabularies put first."""
-    ids = vocabulary.segment([number.encode()])[0]
-    pieces = [(vocabulary.content[i] or b"").decode(errors="replace").strip() for i in ids]
-    return [piece for piece in pieces if piece]
+def _pieces(vocabulary: Vocabulary, numbers: list[str]) -> list[list[str]]:
+    """Each number's pieces, without the space that some vocabularies put first."""
+    split = []
+    for ids in vocabulary.segment([number.encode() for number in numbers]):
+        pieces = [(vocabulary.content[i] or b"").decode(errors="replace").strip() for i in ids]
+        split.append([piece for piece in pieces if piece])
+    return split
 
 
 def _keeps_borders(pieces: list[str], group: int, from_right: bool) -> bool:
