@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mergekit_omp.approximation.base import DonorSpace
+from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.moments import finite_rows
 
 WITHOUT_DONOR_ROWS = (
     "mean, zero, normal and subword need no donor weights, nor do wechsel, focus and clp with "
@@ -24,7 +26,10 @@ def donor_is_missing(method: str) -> ValueError:
 
 def usable_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
     """Which rows say something: finite and not zero."""
-    return torch.isfinite(rows).all(1) & (rows != 0).any(1)
+    usable = finite_rows(rows)
+    for block in chunks(len(rows), 2 * rows.shape[1] * rows.element_size()):
+        usable[block] &= (rows[block] != 0).any(1)
+    return usable
 
 
 def donor_rows(
@@ -46,7 +51,7 @@ def donor_rows(
     if not usable.all():
         anchors, rows = anchors[usable], rows[usable]
     require_anchors(method, len(anchors))
-    finite = torch.isfinite(space.targets).all(1)
+    finite = finite_rows(space.targets)
     targets = space.targets
     if not finite.all():
         targets = torch.where(finite[:, None], targets, 0)

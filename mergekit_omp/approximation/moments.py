@@ -18,7 +18,7 @@ def finite_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
     return torch.cat(
         [
             torch.isfinite(rows[block]).all(1)
-            for block in chunks(len(rows), rows.shape[1] * rows.element_size())
+            for block in chunks(len(rows), 3 * rows.shape[1] * rows.element_size())
         ]
         or [torch.ones(0, dtype=torch.bool, device=rows.device)]
     )

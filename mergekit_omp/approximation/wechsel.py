@@ -19,6 +19,7 @@ from mergekit_omp.approximation.anchors import donor_is_missing, require_anchors
 from mergekit_omp.approximation.base import DonorSpace, Needs, Texts
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.moments import finite_rows
 from mergekit_omp.approximation.parameters import PositiveFloat, PositiveInt
 from mergekit_omp.approximation.pieces import combine_pieces
 from mergekit_omp.approximation.similarity import Similarities, SimilarityCoding
@@ -90,7 +91,7 @@ class Wechsel(SimilarityCoding, frozen=True):
             return self._by_vectors(space, rows)
         if space.targets is None or space.anchors is None or space.donor is None:
             raise donor_is_missing(self.name)
-        finite = torch.isfinite(space.targets).all(1, keepdim=True)
+        finite = finite_rows(space.targets)[:, None]
         vectors = _donor_vectors(space, texts, rows)
         usable = usable_rows(vectors)
         require_anchors(self.name, int(usable.sum()))
