@@ -12,7 +12,7 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.methods import TransplantMethod
+from mergekit_omp.methods import MATCH_DONOR_ROWS, TransplantMethod
 
 TokenizerSource: TypeAlias = ModelReference | Literal["union", "base"]
 
@@ -83,6 +83,19 @@ def _parameter_blocks(
             yield f"parameters of slice {i} of module {name}", piece.parameters
             for source in piece.sources:
                 yield f"parameters of {source.model} in slice {i} of {name}", source.parameters
+
+
+def match_donor_rows(config: MergeConfiguration) -> bool:
+    """The one setting that is for the whole output, and so for no single model or tensor."""
+    name = MATCH_DONOR_ROWS.name
+    for where, settings in _parameter_blocks(config):
+        if where != "parameters" and name in (settings or {}):
+            raise TransplantError(
+                f"{where}: {name} is for the whole output. Move it to the `parameters:` at the "
+                "top of the config."
+            )
+    value = (config.parameters or {}).get(name, False)
+    return bool(MATCH_DONOR_ROWS.validate(value))
 
 
 @contextlib.contextmanager

@@ -45,8 +45,22 @@ class OwnParameter(ParameterSpec):
             ) from error
 
 
+MATCH_DONOR_ROWS = OwnParameter(
+    name="match_donor_rows",
+    value_type=bool,
+    scope=ParameterScope.SHARED,
+    default=False,
+    description="Give the output exactly the donor's number of rows, padding included: what "
+    "speculative decoding asks of a draft model. One value for the whole merge.",
+)
+
+
 def parameter_specs(approximation: type[Approximation]) -> tuple[ParameterSpec, ...]:
     """The approximation's fields as mergekit parameters, shared by all models of a merge."""
+    return (MATCH_DONOR_ROWS, *_field_specs(approximation))
+
+
+def _field_specs(approximation: type[Approximation]) -> tuple[ParameterSpec, ...]:
     return tuple(
         OwnParameter(
             name=name,
@@ -93,7 +107,8 @@ class TransplantMethod(MergeMethod):
 
     def build(self, parameters: dict[str, Any]) -> Approximation:
         """The approximation with those of `parameters` that are its own."""
-        return self.approximation(**{k: v for k, v in parameters.items() if k in self._own})
+        fields = self.approximation.model_fields
+        return self.approximation(**{k: v for k, v in parameters.items() if k in fields})
 
     def validate_inputs(
         self,

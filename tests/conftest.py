@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -76,7 +77,8 @@ def models(tmp_path_factory: pytest.TempPathFactory, real_tokenizer: Callable[[s
     root = tmp_path_factory.mktemp("models")
 
     def make(name: str, tokenizer: str, **settings: Any) -> Path:
-        path = root / name
+        key = hashlib.sha256(repr((tokenizer, sorted(settings.items()))).encode()).hexdigest()
+        path = root / f"{name}-{key[:8]}"
         if not path.exists():
             save_model(path, real_tokenizer(tokenizer), **settings)
         return path

@@ -1,0 +1,311 @@
+"""Where each row of one aligned vocabulary tensor comes from: copied, approximated, overridden."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from mergekit.architecture import WeightInfo
+from mergekit.common import ModelReference
+from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
+
+from mergekit_omp.approximation.base import AnchorCoding, Approximation, Needs, Part, Texts
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.merge_config import TokenizerSource
+from mergekit_omp.model_tensors import VocabularyTensor
+from mergekit_omp.sources import Sources
+from mergekit_omp.tasks import EncodeMissing, Filling, RowPlan, SpacePlan
+from mergekit_omp.vocabularies import Override
+from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedTensor:
+    """One vocabulary tensor of the output, as mergekit has planned it."""
+
+    weight: WeightInfo
+    part: Part
+    task: ExecuteMergeMethodTask
+    models: dict[ModelReference, VocabularyTensor]
+    """The models that have it, in the order of the merge."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Donated:
+    """What one donor has for the missing rows of one tensor."""
+
+    model: ModelReference
+    vocabulary: Vocabulary
+    tensor: VocabularyTensor | None
+    ids: np.ndarray
+    """Its id for each output id, -1 where it has no usable row."""
+
+
+class RowPlanner:
+    """Plans the rows of one output's vocabulary tensors, tensor by tensor."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        source: TokenizerSource,
+        models: list[ModelReference],
+        overrides: list[Override],
+        rows: int,
+    ):
+        self.sources = sources
+        self.output = sources.output
+        self.source = source
+        self.models = models
+        self.overrides = overrides
+        self.rows = rows
+        self._codes: dict[tuple[Any, ...], EncodeMissing] = {}
+
+    def plan(
+        self, tensor: PlannedTensor, space: PlannedTensor, approximation: Approximation, tied: bool
+    ) -> tuple[list[RowPlan], list[dict[str, Any]]]:
+        """A plan and an entry of the record for each model, in the order of `tensor.models`.
+
+        `space` is the tensor whose rows the anchors must have: that of a bias is its head.
+        Models of one vocabulary are planned together, so that they share anchors and codes.
+        """
+        groups: dict[str, list[ModelReference]] = defaultdict(list)
+        for model in tensor.models:
+            groups[self.sources.vocabularies.vocabulary(model).fingerprint].append(model)
+        plans, entries = {}, {}
+        for models in groups.values():
+            planned = self._plan_group(tensor, space, models, approximation, tied)
+            for model, plan, entry in planned:
+                plans[model], entries[model] = plan, entry
+        return [plans[m] for m in tensor.models], [entries[m] for m in tensor.models]
+
+    def _plan_group(
+        self,
+        tensor: PlannedTensor,
+        space: PlannedTensor,
+        models: list[ModelReference],
+        approximation: Approximation,
+        tied: bool,
+    ) -> list[tuple[ModelReference, RowPlan, dict[str, Any]]]:
+        alignment = self._alignment(tensor, models)
+        usable = self._usable(space, models, alignment)
+        overrides = [o for o in self.overrides if o.force or alignment.source[o.output_id] < 0]
+        overridden = np.array([o.output_id for o in overrides], dtype=np.int64)
+        copied = alignment.source >= 0
+        if not approximation.copies_shared:
+            copied &= alignment.match != Match.BYTES
+        missing = ~copied & (self.output.kinds != Kind.GAP)
+        copied[overridden] = missing[overridden] = False
+        fillings, donors = [], []
+        left = missing.copy()
+        for donated in self._donors(tensor.part, approximation, tied, alignment.model):
+            served = np.flatnonzero(left & (donated.ids >= 0))
+            if not len(served):
+                continue
+            left[served] = False
+            anchors = np.flatnonzero(alignment.anchors & usable & (donated.ids >= 0))
+            fillings.append(
+                self._filling(tensor.part, approximation, alignment, donated, served, anchors)
+            )
+            donors.append(
+                {
+                    "model": str(donated.model),
+                    "tensor": donated.tensor.weight.name if donated.tensor else None,
+                    "missing": len(served),
+                    "anchors": len(anchors),
+                }
+            )
+        unserved = np.flatnonzero(left)
+        self._warn_of(unserved, models)
+        counts = {
+            **asdict(alignment.counts),
+            "padding": alignment.counts.padding + self.rows - self.output.size,
+            "copied": int(copied.sum()),
+            "approximated": sum(len(filling.rows) for filling in fillings),
+            "without_donor_row": len(unserved),
+            "overridden": len(overridden),
+            "rows": self.rows,
+        }
+        found = []
+        for model in models:
+            plan = RowPlan(
+                model=model,
+                rows=self.rows,
+                copied_to=np.flatnonzero(copied),
+                copied_from=alignment.source[copied],
+                fillings=tuple(fillings),
+                unserved=unserved,
+                overrides=tuple(
+                    (o.output_id, o.model, self._override_row(o, tensor)) for o in overrides
+                ),
+                padding=np.concatenate(
+                    [
+                        np.flatnonzero(self.output.kinds == Kind.GAP),
+                        np.arange(self.output.size, self.rows),
+                    ]
+                ),
+            )
+            name = tensor.models[model].weight.name
+            entry = {
+                "tensor": name,
+                "part": tensor.part.value,
+                "method": approximation.name,
+                "parameters": approximation.model_dump(mode="json"),
+                "donors": donors,
+                "counts": counts,
+            }
+            found.append((model, plan, entry))
+            LOG.info(
+                "%s, %s: %d rows copied, %d approximated by %s from %s",
+                model,
+                name,
+                counts["copied"],
+                counts["approximated"],
+                approximation.name,
+                ", ".join(str(donor["model"]) for donor in donors) or "no donor",
+            )
+        return found
+
+    def _alignment(self, tensor: PlannedTensor, models: list[ModelReference]) -> Alignment:
+        vocabulary = self.sources.vocabularies.vocabulary(models[0])
+        rows = min(self.sources.rows(tensor.models[model]).count for model in models)
+        alignment = self.sources.alignment(vocabulary, rows)
+        if not (alignment.source >= 0).any():
+            raise TransplantError(
+                f"{', '.join(map(str, models))} and the output's tokenizer ({self.source}) share "
+                "no token: nothing of the model's vocabulary would be left. Use a "
+                "`tokenizer_source` whose vocabulary overlaps."
+            )
+        if alignment.counts.out_of_range:
+            self.sources.warnings.add(
+                f"The tokenizer of {models[0]} has ids past the {rows} rows of its matrix: "
+                f"{alignment.counts.out_of_range} shared token(s) cannot be copied and are "
+                "approximated."
+            )
+        return alignment
+
+    def _usable(
+        self, space: PlannedTensor, models: list[ModelReference], alignment: Alignment
+    ) -> np.ndarray:
+        """Per output id: its row is usable in every model, so that all may share one code."""
+        usable = alignment.source >= 0
+        for model in models:
+            of_model = self.sources.rows(space.models[model]).usable
+            inside = usable & (alignment.source < len(of_model))
+            usable = inside & of_model[np.where(inside, alignment.source, 0)]
+        return usable
+
+    def _donors(
+        self, part: Part, approximation: Approximation, tied: bool, vocabulary: Vocabulary
+    ) -> list[_Donated]:
+        """The donors of one vocabulary in their order, with what each has."""
+        if isinstance(self.source, ModelReference):
+            models = [self.source]
+        else:
+            models = [
+                model
+                for model in self.models
+                if self.sources.vocabularies.vocabulary(model).fingerprint != vocabulary.fingerprint
+            ]
+        donated = []
+        for model in models:
+            if Needs.DONOR_ROWS not in approximation.needs:
+                own = self.sources.vocabularies.vocabulary(model)
+                donated.append(_Donated(model, own, None, self.sources.donor_ids(own)))
+                continue
+            donor = self.sources.donor(model, approximation.name)
+            space = approximation.space_part(part)
+            # A tied matrix serves as head too, where a poor row costs most.
+            tensor = donor.tensor(Part.HEAD if tied else space)
+            rows = self.sources.donor_rows(tensor)
+            ids = self.sources.donor_ids(donor.vocabulary, rows.count)
+            ids[(ids >= 0) & ~rows.usable[np.maximum(ids, 0)]] = -1
+            donated.append(_Donated(model, donor.vocabulary, tensor, ids))
+        return donated
+
+    def _filling(
+        self,
+        part: Part,
+        approximation: Approximation,
+        alignment: Alignment,
+        donated: _Donated,
+        served: np.ndarray,
+        anchors: np.ndarray,
+    ) -> Filling:
+        if donated.tensor is not None and not len(anchors):
+            raise TransplantError(
+                f"{approximation.name!r} writes missing tokens in terms of tokens that "
+                f"{alignment.model.name} and the donor {donated.model} share, and not one of "
+                "those has finite, non-zero rows in both. Use a donor whose vocabulary overlaps, "
+                "or the methods mean or zero."
+            )
+        texts = None
+        if Needs.TEXT in approximation.needs:
+            texts = Texts(
+                missing=[self.output.content[i] for i in served],
+                base=alignment.model.content,
+                donor=donated.vocabulary.content,
+                segment_in_base=alignment.model.segment,
+                segment_in_donor=donated.vocabulary.segment,
+            )
+        plan = SpacePlan(
+            targets=donated.ids[served],
+            anchors=donated.ids[anchors],
+            anchor_rows=alignment.source[anchors],
+            texts=texts,
+            progress=not self.sources.options.quiet,
+        )
+        load = donated.tensor.load_task() if donated.tensor else None
+        axis = (donated.tensor.weight.vocabulary_axis or 0) if donated.tensor else 0
+        encode = None
+        if isinstance(approximation, AnchorCoding):
+            key = (
+                approximation,
+                donated.tensor or donated.vocabulary.fingerprint,
+                alignment.model.fingerprint,
+                served.tobytes(),
+                anchors.tobytes(),
+            )
+            task = EncodeMissing(
+                donor=load, donor_axis=axis, approximation=approximation, plan=plan
+            )
+            encode = self._codes.setdefault(key, task)
+        return Filling(
+            rows=served,
+            approximation=approximation,
+            part=part,
+            plan=plan,
+            donor=load,
+            donor_axis=axis,
+            encode=encode,
+        )
+
+    def _override_row(self, override: Override, tensor: PlannedTensor) -> int:
+        if override.model is None:
+            return 0
+        if override.model not in tensor.models:
+            raise TransplantError(
+                f"`tokens:` takes the row of {override.token!r} from {override.model}, which has "
+                f"no {tensor.weight.name}."
+            )
+        count = self.sources.rows(tensor.models[override.model]).count
+        if not 0 <= override.row < count:
+            raise TransplantError(
+                f"`tokens:` takes the row of {override.token!r} from id {override.row} of "
+                f"{override.model}, whose {tensor.weight.name} has {count} rows."
+            )
+        return override.row
+
+    def _warn_of(self, unserved: np.ndarray, models: list[ModelReference]) -> None:
+        if not len(unserved):
+            return
+        tokens = ", ".join(repr(self.output.strings[i]) for i in unserved[:3])
+        self.sources.warnings.add(
+            f"{len(unserved)} token(s) that {', '.join(map(str, models))} lack(s) have no usable "
+            f"row in a donor ({tokens}{', ...' if len(unserved) > 3 else ''}): they get the mean "
+            "of the model's rows."
+        )

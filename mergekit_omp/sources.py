@@ -1,0 +1,105 @@
+"""What is known of the models of a merge and of their donors, each thing found out once."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from mergekit.common import ModelReference
+from mergekit.options import MergeOptions
+
+from mergekit_omp.donors import Donor, load_donor
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.model_tensors import Rows, VocabularyTensor, read_rows
+from mergekit_omp.union import claim_gained
+from mergekit_omp.vocabularies import Vocabularies
+from mergekit_omp.vocabulary import Alignment, Kind, Vocabulary, align
+
+LOG = logging.getLogger(__name__)
+
+
+class Warnings:
+    """What a user should know before the merge: logged once each, and kept for the record."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def add(self, message: str) -> None:
+        if message not in self.messages:
+            self.messages.append(message)
+            LOG.warning("%s", message)
+
+
+class Sources:
+    """Vocabularies, alignments, rows and donors of one merge."""
+
+    def __init__(
+        self,
+        output: Vocabulary,
+        gained: tuple[str, ...],
+        vocabularies: Vocabularies,
+        options: MergeOptions,
+        warnings: Warnings,
+    ):
+        self.output = output
+        self.vocabularies = vocabularies
+        self.options = options
+        self.warnings = warnings
+        self._gained = gained
+        self._rows: dict[VocabularyTensor, Rows] = {}
+        self._alignments: dict[tuple[str, int | None], Alignment] = {}
+        self._donors: dict[ModelReference, Donor] = {}
+
+    def alignment(self, vocabulary: Vocabulary, rows: int | None = None) -> Alignment:
+        """Which row of a model with `rows` rows belongs to each output id."""
+        key = (vocabulary.fingerprint, rows)
+        if key not in self._alignments:
+            alignment = align(vocabulary, self.output, rows=rows)
+            if self._gained:
+                alignment = claim_gained(alignment, self._gained)
+            self._alignments[key] = alignment
+        return self._alignments[key]
+
+    def donor_ids(self, donor: Vocabulary, rows: int | None = None) -> np.ndarray:
+        """A donor's id for each output id; -1 where it has none, or no row for it."""
+        if donor.fingerprint == self.output.fingerprint:
+            ids = np.where(self.output.kinds != Kind.GAP, np.arange(self.output.size), -1)
+        else:
+            ids = self.alignment(donor, rows).source.copy()
+        if rows is not None:
+            ids[ids >= rows] = -1
+        return ids
+
+    def donor(self, model: ModelReference, method: str) -> Donor:
+        """A model whose rows `method` is to read."""
+        if model not in self._donors:
+            vocabulary = self.vocabularies.vocabulary(model)
+            self._donors[model] = load_donor(model, vocabulary, method, self.options)
+        return self._donors[model]
+
+    def rows(self, tensor: VocabularyTensor) -> Rows:
+        """How many rows a tensor has, and which of them are usable."""
+        if tensor not in self._rows:
+            try:
+                self._rows[tensor] = read_rows(tensor)
+            except LookupError as error:
+                raise TransplantError(
+                    f"{tensor.model} has no tensor {tensor.weight.name}."
+                ) from error
+        return self._rows[tensor]
+
+    def donor_rows(self, tensor: VocabularyTensor) -> Rows:
+        """The same for a donor's tensor, which must have something to donate."""
+        rows = self.rows(tensor)
+        if not rows.usable.any():
+            raise TransplantError(
+                f"Every row of {tensor.weight.name} of the donor {tensor.model} is zero or not "
+                "finite: nothing can be learnt from it. Check that the donor's weights are whole."
+            )
+        past = self.vocabularies.vocabulary(tensor.model).size - rows.count
+        if past > 0:
+            self.warnings.add(
+                f"The tokenizer of {tensor.model} has ids up to {rows.count + past - 1}, but its "
+                f"{tensor.weight.name} only {rows.count} rows: {past} id(s) have none."
+            )
+        return rows
