@@ -17,6 +17,7 @@ from mergekit.graph import Task
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.tokenizer import PermutedVocabulary
+from mergekit.tokenizer.config import TokenEmbeddingConfig
 
 from mergekit_omp import output
 from mergekit_omp.approximation.base import Part
@@ -50,6 +51,7 @@ from mergekit_omp.vocabularies import (
     resolve_overrides,
     token_settings,
 )
+from mergekit_omp.vocabulary import Vocabulary
 
 # Configs of outputs whose number of rows is decided here, kept alive by the reference.
 _PLANNED: list[tuple[transformers.PretrainedConfig, int]] = []
@@ -84,10 +86,9 @@ class Transplant:
         self.vocabularies = Vocabularies(options)
 
         settings = token_settings(config)
-        tokenizer, gained = self._build_tokenizer()
-        add_configured_tokens(tokenizer, settings)
+        tokenizer, gained = self._build_tokenizer(settings)
         self.tokenizer = tokenizer
-        self.output = read_vocabulary(tokenizer, f"the output ({self.source})")
+        self.output = self._read_output()
         self._warn_of_gaps()
         self.sources = Sources(self.output, gained, self.vocabularies, options, self.warnings)
         self.rows = self._output_rows()
@@ -176,13 +177,30 @@ class Transplant:
         return tensor.task.model_copy(update={"gather_tensors": aligned})
 
     def _build_tokenizer(
-        self,
+        self, settings: dict[str, TokenEmbeddingConfig]
     ) -> tuple[transformers.PreTrainedTokenizerBase, tuple[str, ...]]:
         """The output's tokenizer, and the ordinary tokens that a union gained."""
-        if isinstance(self.source, ModelReference):
-            return load_tokenizer(self.source, self.options), ()
-        if self.source == "base":
-            return load_tokenizer(self.base, self.options), ()
+        if self.source == "union":
+            tokenizer, gained = self._build_union()
+        else:
+            model = self.base if self.source == "base" else self.source
+            # A tokenizer to which nothing is added is the model's own, loaded once for both.
+            tokenizer = (
+                load_tokenizer(model, self.options)
+                if settings
+                else self.vocabularies.tokenizer(model)
+            )
+            gained = ()
+        add_configured_tokens(tokenizer, settings)
+        return tokenizer, gained
+
+    def _read_output(self) -> Vocabulary:
+        for model in [*self.models, self.source]:
+            if isinstance(model, ModelReference) and self.vocabularies.holds(model, self.tokenizer):
+                return self.vocabularies.vocabulary(model)
+        return read_vocabulary(self.tokenizer, f"the output ({self.source})")
+
+    def _build_union(self) -> tuple[transformers.PreTrainedTokenizerBase, tuple[str, ...]]:
         # The base's tokens come first, as in mergekit's unions.
         models = list(dict.fromkeys([self.base, *self.models]))
         check_roles({model: self.vocabularies.vocabulary(model) for model in models})

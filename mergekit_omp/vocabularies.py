@@ -35,6 +35,10 @@ class Vocabularies:
             self._vocabularies[model] = read_vocabulary(self.tokenizer(model), str(model))
         return self._vocabularies[model]
 
+    def holds(self, model: ModelReference, tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
+        """Whether `tokenizer` is the very one that was loaded for `model`."""
+        return self._tokenizers.get(model) is tokenizer
+
 
 def load_tokenizer(
     model: ModelReference, options: MergeOptions
