@@ -90,6 +90,11 @@ def choose(problem: Problem, search: str, memory: int | None) -> Plan:
     return plan
 
 
+def reference_batch(problem: Problem, budget: int) -> int:
+    """Targets at a time of the reference, within a budget or else one."""
+    return _lockstep(problem, "reference", budget).batch
+
+
 def _answers(plan: Plan, search: str) -> bool:
     if search == "auto":
         return plan.verified

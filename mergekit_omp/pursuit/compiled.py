@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ def kernel(function: Function) -> Function:
     """
     if numba is None:
         return function
+    # Tests wrap every function to check its shapes; Numba needs the function itself.
+    function = inspect.unwrap(function)
     options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)

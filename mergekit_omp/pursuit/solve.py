@@ -7,9 +7,9 @@ import logging
 from jaxtyping import Float
 from torch import Tensor
 
-from mergekit_omp.pursuit import gram
 from mergekit_omp.pursuit.batches import in_batches
-from mergekit_omp.pursuit.choice import Plan, check_search, choose
+from mergekit_omp.pursuit.choice import Plan, check_search, choose, reference_batch
+from mergekit_omp.pursuit.gram import EXACT, FAST, Gram, build, solve_by_gram
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.screened import Screened
@@ -55,27 +55,29 @@ def orthogonal_matching_pursuit(
     problem = prepare(targets, atoms, k, tolerance)
     if not (problem.sparsity and len(problem.targets)):
         return SparseCode.empty(problem.targets, problem.sparsity)
-    plan = choose(problem, search, memory)
-    if plan.search == "gram":
-        return _by_gram(problem, plan, memory, progress)
-    return _in_lockstep(problem, plan, progress)
+    return solve_planned(problem, choose(problem, search, memory), progress=progress)
 
 
-def _in_lockstep(problem: Problem, plan: Plan, progress: bool) -> SparseCode:
-    search: Search = Screened(problem) if plan.search == "screened" else Exhaustive(problem)
-    return in_batches(
-        problem, lambda part: solve_in_lockstep(part, search), plan.batch, progress=progress
+def solve_planned(
+    problem: Problem, plan: Plan, *, table: Gram | None = None, progress: bool = False
+) -> SparseCode:
+    """Solves as a plan says; `table` is the Gram matrix that it asks for, if already built."""
+    if plan.gram is None:
+        search = Screened(problem) if plan.search == "screened" else Exhaustive(problem)
+        return _in_lockstep(problem, search, plan.batch, progress)
+    speculation = EXACT if plan.verified else FAST
+    code, hard = solve_by_gram(
+        problem, table or build(problem, plan.gram), plan.batch, speculation, progress
     )
+    if not len(hard):
+        return code
+    LOG.debug("%d targets need more precision than a Gram matrix gives", len(hard))
+    rest = problem.subset(hard)
+    batch = reference_batch(rest, plan.bytes)
+    return code.replaced(hard, _in_lockstep(rest, Exhaustive(rest), batch, progress))
 
 
-def _by_gram(problem: Problem, plan: Plan, memory: int | None, progress: bool) -> SparseCode:
-    assert plan.gram is not None
-    speculation = gram.EXACT if plan.verified else gram.FAST
-    table = gram.build(problem, plan.gram)
-    code, hard = gram.solve_by_gram(problem, table, plan.batch, speculation, progress)
-    del table
-    if len(hard):
-        LOG.debug("%d targets need more precision than a Gram matrix gives", len(hard))
-        rest = problem.subset(hard)
-        code = code.replaced(hard, _in_lockstep(rest, choose(rest, "reference", memory), progress))
-    return code
+def _in_lockstep(problem: Problem, search: Search, batch: int, progress: bool) -> SparseCode:
+    return in_batches(
+        problem, lambda part: solve_in_lockstep(part, search), batch, progress=progress
+    )

@@ -1,0 +1,188 @@
+"""Memory budgets, the choice among searches, batches, threads and machines without Numba."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pursuit_dictionaries import dictionary
+
+from mergekit_omp.pursuit import compiled, orthogonal_matching_pursuit
+from mergekit_omp.pursuit.batches import in_batches
+from mergekit_omp.pursuit.choice import choose, free_memory
+from mergekit_omp.pursuit.lockstep import Exhaustive, solve_in_lockstep
+from mergekit_omp.pursuit.problem import Problem, prepare
+from mergekit_omp.pursuit.sparse_code import SparseCode
+
+
+def sized(targets: int, atoms: int, dim: int, k: int = 64) -> Problem:
+    """A problem of some sizes that takes no memory."""
+    zero = torch.zeros(1)
+    return Problem(
+        targets=zero.expand(targets, dim),
+        atoms=zero.expand(atoms, dim),
+        target_norms=zero.expand(targets),
+        atom_norms=zero.expand(atoms),
+        usable=torch.ones(1, dtype=torch.bool).expand(atoms),
+        sparsity=k,
+        tolerance=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "dtype"),
+    [(64 << 30, torch.float32), (28 << 30, torch.int16), (16 << 30, torch.int8), (4 << 30, None)],
+)
+def test_auto_takes_the_gram_matrix_that_fits(budget: int, dtype: torch.dtype | None) -> None:
+    plan = choose(sized(40_000, 110_000, 2048), "auto", budget)
+    assert plan.gram == dtype
+    assert plan.bytes <= budget
+    assert plan.verified
+
+
+def test_a_gram_matrix_is_not_built_for_a_few_targets() -> None:
+    assert choose(sized(10, 32_000, 2048), "auto", 64 << 30).search != "gram"
+    assert choose(sized(20_000, 32_000, 2048), "auto", 64 << 30).search == "gram"
+
+
+def test_batches_shrink_with_the_budget() -> None:
+    problem = sized(5000, 30_000, 1024)
+    batches = [choose(problem, "reference", budget << 20).batch for budget in (30, 100, 400, 4000)]
+    assert batches == sorted(batches) and batches[0] < batches[-1]
+
+
+def test_fast_falls_back_to_what_fits() -> None:
+    plan = choose(sized(20_000, 110_000, 2048), "fast", 3 << 30)
+    assert plan.verified and plan.search != "gram"
+
+
+def test_a_search_that_does_not_fit_says_what_it_needs() -> None:
+    with pytest.raises(ValueError, match=r"search 'gram' needs at least 1\d\.\d+ GB .*'auto'"):
+        choose(sized(20_000, 110_000, 2048), "gram", 8 << 30)
+
+
+def test_the_default_budget_is_part_of_what_is_free() -> None:
+    assert (
+        0
+        < free_memory(torch.device("cpu"))
+        < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+
+
+def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    targets, atoms = dictionary(30, 200, 16)
+    with caplog.at_level(logging.INFO):
+        orthogonal_matching_pursuit(targets, atoms, 4, search="gram")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("pursuit of 30 targets over 200 atoms, k = 4: search gram (float32)")
+
+
+@pytest.mark.parametrize("search", ["reference", "screened", "gram"])
+def test_small_batches_give_the_same_code(search: str) -> None:
+    targets, atoms = dictionary(40, 3000, 64)
+    plenty = orthogonal_matching_pursuit(targets, atoms, 10, search=search)
+    problem = prepare(targets, atoms, 10, None)
+    for budget in (24, 60, 100):
+        least = budget << 20
+        try:
+            plan = choose(problem, search, least)
+        except ValueError:
+            continue
+        scarce = orthogonal_matching_pursuit(targets, atoms, 10, search=search, memory=least)
+        assert plan.batch <= 40
+        assert torch.equal(scarce.indices, plenty.indices)
+        torch.testing.assert_close(scarce.coefficients, plenty.coefficients)
+
+
+class ShortOfMemory:
+    """Solves up to a number of targets at a time; more is out of memory."""
+
+    def __init__(self, problem: Problem, most: int) -> None:
+        self.search = Exhaustive(problem)
+        self.most = most
+        self.sizes: list[int] = []
+
+    def __call__(self, part: Problem) -> SparseCode:
+        self.sizes.append(len(part.targets))
+        if len(part.targets) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return solve_in_lockstep(part, self.search)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
+    targets, atoms = dictionary(30, 100, 16)
+    problem = prepare(targets, atoms, 4, None)
+    short = ShortOfMemory(problem, 5)
+    code = in_batches(problem, short, 16)
+    assert short.sizes == [16, 8, 4, 4, 4, 4, 4, 4, 4, 2]
+    assert torch.equal(code.indices, orthogonal_matching_pursuit(targets, atoms, 4).indices)
+
+
+def test_out_of_memory_for_one_target_is_an_error() -> None:
+    problem = prepare(*dictionary(3, 10, 4), 2, None)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        in_batches(problem, ShortOfMemory(problem, 0), 2)
+
+
+def test_any_number_of_threads_gives_the_same_bytes() -> None:
+    targets, atoms = dictionary(33, 600, 48)
+    before = torch.get_num_threads()
+    codes = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            codes.append(orthogonal_matching_pursuit(targets, atoms, 12, search="gram"))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(codes[0].indices, codes[1].indices)
+    torch.testing.assert_close(codes[0].coefficients, codes[1].coefficients, rtol=1e-6, atol=1e-6)
+
+
+def test_torch_alone_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, atoms = dictionary(20, 300, 32)
+    expected = orthogonal_matching_pursuit(targets, atoms, 8)
+    monkeypatch.setattr(compiled, "AVAILABLE", False)
+    for search in ("auto", "fast", "reference", "screened"):
+        code = orthogonal_matching_pursuit(targets, atoms, 8, search=search)
+        assert torch.equal(code.indices, expected.indices)
+    with pytest.raises(ValueError, match="search 'gram' needs Numba and a CPU here: write 'auto'"):
+        orthogonal_matching_pursuit(targets, atoms, 8, search="gram")
+
+
+def test_numba_is_not_needed_to_import() -> None:
+    program = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import torch; from mergekit_omp.pursuit import orthogonal_matching_pursuit as omp\n"
+        "print(omp(torch.eye(3), torch.eye(3), 1).indices.flatten().tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[0, 1, 2]", done.stderr
+
+
+def test_a_read_only_installation_can_be_used(tmp_path: Path) -> None:
+    program = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from mergekit_omp.pursuit.compiled import kernel\n"
+        "print(kernel(lambda x: x + 1)(2))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.strip() == "3", done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("search", ["auto", "reference", "screened", "fast"])
+def test_a_gpu_gives_the_same_supports(search: str) -> None:
+    targets, atoms = dictionary(200, 5000, 256)
+    expected = orthogonal_matching_pursuit(targets, atoms, 16, search="reference")
+    code = orthogonal_matching_pursuit(targets.cuda(), atoms.cuda(), 16, search=search)
+    assert code.indices.is_cuda
+    assert torch.equal(code.indices.cpu(), expected.indices)
+    torch.testing.assert_close(code.coefficients.cpu(), expected.coefficients, atol=1e-4, rtol=1e-4)

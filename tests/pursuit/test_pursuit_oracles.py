@@ -1,0 +1,93 @@
+"""Supports and coefficients against scikit-learn, mergekit and float64 least squares."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mergekit.tokensurgeon import batch_omp
+from pursuit_dictionaries import dictionary
+from sklearn.linear_model import orthogonal_mp
+
+from mergekit_omp.pursuit import SparseCode, orthogonal_matching_pursuit
+from mergekit_omp.pursuit.choice import SEARCHES
+from mergekit_omp.pursuit.gram import EXACT, build, solve_by_gram
+from mergekit_omp.pursuit.problem import prepare
+
+EXACT_SEARCHES = [name for name in SEARCHES if name != "fast"]
+PRECISION = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def dense(code: SparseCode, atoms: int) -> torch.Tensor:
+    out = torch.zeros(len(code.indices), atoms, dtype=code.coefficients.dtype)
+    return out.scatter_add_(1, code.indices, code.coefficients)
+
+
+@pytest.mark.parametrize("search", EXACT_SEARCHES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_agrees_with_batch_omp(search: str, dtype: torch.dtype) -> None:
+    targets, atoms = dictionary(60, 1500, 96, dtype=dtype)
+    expected, coefficients = batch_omp(targets, atoms, 24)
+    code = orthogonal_matching_pursuit(targets, atoms, 24, search=search)
+    assert torch.equal(code.indices, expected)
+    torch.testing.assert_close(
+        code.coefficients, coefficients, atol=PRECISION[dtype], rtol=PRECISION[dtype]
+    )
+
+
+@pytest.mark.parametrize("search", EXACT_SEARCHES)
+def test_agrees_with_scikit_learn(search: str) -> None:
+    targets, atoms = dictionary(40, 700, 64, seed=1, dtype=torch.float64)
+    expected = orthogonal_mp(atoms.numpy().T, targets.numpy().T, n_nonzero_coefs=20).T
+    code = orthogonal_matching_pursuit(targets, atoms, 20, search=search)
+    assert np.array_equal(dense(code, 700).numpy() != 0, expected != 0)
+    np.testing.assert_allclose(dense(code, 700).numpy(), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int8])
+def test_a_gram_matrix_of_integers_gives_the_same_supports(dtype: torch.dtype) -> None:
+    targets, atoms = dictionary(60, 5000, 512, seed=2)
+    problem = prepare(targets, atoms, 32, None)
+    code, hard = solve_by_gram(problem, build(problem, dtype), 25, EXACT)
+    expected, coefficients = batch_omp(targets, atoms, 32)
+    sure = torch.ones(len(targets), dtype=torch.bool)
+    sure[hard] = False
+    assert sure.sum() > 50
+    assert torch.equal(code.indices[sure], expected[sure])
+    torch.testing.assert_close(code.coefficients[sure], coefficients[sure], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("search", ["reference", "gram"])
+def test_a_long_support_is_sound(search: str) -> None:
+    targets, atoms = dictionary(4, 900, 320, seed=3)
+    code = orthogonal_matching_pursuit(targets, atoms, 256, search=search)
+    for row in range(len(targets)):
+        support = atoms[code.indices[row]].double()
+        exact = torch.linalg.lstsq(support.T, targets[row].double()[:, None])[0][:, 0]
+        assert (code.coefficients[row] - exact).norm() < 1e-3 * exact.norm()
+
+
+def test_fast_is_close_to_exact() -> None:
+    targets, atoms = dictionary(100, 4000, 256, seed=4)
+    exact = orthogonal_matching_pursuit(targets, atoms, 48, search="reference")
+    fast = orthogonal_matching_pursuit(targets, atoms, 48, search="fast")
+    assert fast.residual_norms.mean() <= 1.002 * exact.residual_norms.mean()
+    left = (targets - fast.decode(atoms)).norm(dim=1)
+    torch.testing.assert_close(fast.residual_norms, left, rtol=1e-5, atol=1e-5)
+    assert (fast.indices.sort(dim=1)[0].diff(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_worked_on_in_float32(dtype: torch.dtype) -> None:
+    targets, atoms = (rows.to(dtype) for rows in dictionary(20, 300, 48, seed=5))
+    code = orthogonal_matching_pursuit(targets, atoms, 12)
+    wide = orthogonal_matching_pursuit(targets.float(), atoms.float(), 12)
+    assert code.coefficients.dtype == torch.float32
+    assert torch.equal(code.indices, wide.indices)
+    assert torch.equal(code.coefficients, wide.coefficients)
+
+
+def test_float64_wins_over_float32() -> None:
+    targets, atoms = dictionary(5, 40, 16)
+    code = orthogonal_matching_pursuit(targets.double(), atoms, 4)
+    assert code.coefficients.dtype == code.residual_norms.dtype == torch.float64
