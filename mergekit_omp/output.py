@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import transformers
 from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
+from mergekit.options import MergeOptions
 
 from mergekit_omp.errors import TransplantError
 
@@ -112,6 +114,14 @@ def set_token_ids(
     return warnings
 
 
+def set_vocabulary_size(config: transformers.PretrainedConfig, rows: int) -> None:
+    """Set the number of rows where the model looks for it: in its text config.
+
+    mergekit sets one key, which for some families (Qwen2.5-VL) is one that nothing reads.
+    """
+    config.get_text_config().vocab_size = rows
+
+
 def generation_config(
     base: ModelReference,
     tokenizer: transformers.PreTrainedTokenizerBase,
@@ -155,3 +165,45 @@ def generation_config(
             settings.pop("bad_words_ids")
     settings["transformers_version"] = transformers.__version__
     return settings
+
+
+TOKENIZER_MODULE = "output_tokenizer.py"
+TOKENIZER_CODE = '''"""The tokenizer of tokenizer.json, whatever family the model is of."""
+
+from transformers import PreTrainedTokenizerFast
+
+
+class OutputTokenizer(PreTrainedTokenizerFast):
+    """Loads tokenizer.json as it is."""
+'''
+_AUTO_MAP = {"AutoTokenizer": [None, "output_tokenizer.OutputTokenizer"]}
+
+
+def keep_tokenizer_class(
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    base: transformers.PreTrainedTokenizerBase,
+    config: transformers.PretrainedConfig,
+    options: MergeOptions,
+) -> bool:
+    """Have `AutoTokenizer` load the output's tokenizer as it is; whether that needs a file of code.
+
+    For some families (Qwen2) transformers 5 takes the family's own class whatever the files say,
+    and with it another pre-tokenizer. A class named in `auto_map` is the one thing that it
+    respects; without `trust_remote_code` it then loads tokenizer.json, and with it our class.
+    """
+    settings = tokenizer.init_kwargs
+    if settings.get("auto_map") == _AUTO_MAP:
+        del settings["auto_map"]
+    if type(tokenizer) is type(base) or "auto_map" in settings:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+            json.dump({"model_type": config.model_type}, file)
+        loaded = transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=options.trust_remote_code
+        )
+    if loaded.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str():
+        return False
+    settings["auto_map"] = _AUTO_MAP
+    return True

@@ -88,6 +88,10 @@ class Transplant:
         settings = token_settings(config)
         tokenizer, gained = self._build_tokenizer(settings)
         self.tokenizer = tokenizer
+        base_tokenizer = self.vocabularies.tokenizer(self.base)
+        self._needs_code = output.keep_tokenizer_class(
+            tokenizer, base_tokenizer, out_config, options
+        )
         self.output = self._read_output()
         self._warn_of_gaps()
         self.sources = Sources(self.output, gained, self.vocabularies, options, self.warnings)
@@ -95,6 +99,7 @@ class Transplant:
         overrides = resolve_overrides(settings, self.output, self.models, self.vocabularies)
         self.planner = RowPlanner(self.sources, self.source, self.models, overrides, self.rows)
         _PLANNED.append((out_config, self.rows))
+        output.set_vocabulary_size(out_config, self.rows)
 
         base = self.vocabularies.vocabulary(self.base)
         self._base_alignment = self.sources.alignment(base)
@@ -153,6 +158,7 @@ class Transplant:
                 generation_config=output.generation_config(
                     self.base, self.tokenizer, self._moved, repeated
                 ),
+                code={output.TOKENIZER_MODULE: output.TOKENIZER_CODE} if self._needs_code else {},
             ),
         )
 

@@ -343,6 +343,8 @@ class OutputFiles:
     tensors: tuple[tuple[dict[str, Any], ...], ...]
     """The entries of `record` that each of the statistics belongs to, model by model."""
     generation_config: dict[str, Any]
+    code: dict[str, str]
+    """Files of code by name, where the tokenizer needs one to be loaded as it is."""
 
 
 class WriteTransplant(Task[None]):
@@ -365,6 +367,9 @@ class WriteTransplant(Task[None]):
             for entry, measured in zip(entries, statistics[f"statistics_{i}"], strict=True):
                 entry.update(measured)
         os.makedirs(self.out_path, exist_ok=True)
+        for name, code in self.files.code.items():
+            with open(os.path.join(self.out_path, name), "w", encoding="utf-8") as file:
+                file.write(code)
         for name, content in (
             ("generation_config.json", self.files.generation_config),
             ("tokenizer_transplant.json", self.files.record),

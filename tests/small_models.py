@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 
@@ -27,9 +28,13 @@ def save_model(
     shard_size: str = "5GB",
     std: float = 0.2,
     generation: dict[str, Any] | None = None,
+    buffers: dict[str, list[int]] | None = None,
     **config: Any,
 ) -> Path:
-    """Write a random model with `tokenizer` to `path`. `rows`: of its vocabulary tensors."""
+    """Write a random model with `tokenizer` to `path`. `rows`: of its vocabulary tensors.
+
+    `buffers`: shapes of tensors that published checkpoints hold beside the model's own.
+    """
     size = max(tokenizer.get_vocab().values()) + 1 if tokenizer is not None else 64
     settings = {
         "vocab_size": rows or size,
@@ -51,10 +56,16 @@ def save_model(
     for name, parameter in model.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=std)
     model = model.to(dtype)
     if generation:
         model.generation_config = transformers.GenerationConfig(**generation)
     model.save_pretrained(path, max_shard_size=shard_size)
+    if buffers:
+        file = path / "model.safetensors"
+        extra = {name: torch.ones(shape) for name, shape in buffers.items()}
+        save_file(load_file(file) | extra, file, metadata={"format": "pt"})
     if tokenizer is not None:
         tokenizer.save_pretrained(path)
     return path
