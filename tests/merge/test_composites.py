@@ -10,7 +10,6 @@ import torch
 from conftest import swap
 from mergekit import merge_methods
 from safetensors.torch import load_file
-from small_models import load
 
 from mergekit_omp.approximation.registry import APPROXIMATIONS
 from mergekit_omp.methods import TransplantMethod
@@ -32,58 +31,6 @@ def donor(models: Any) -> Path:
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "model.safetensors")
-
-
-MERGES: dict[str, tuple[list[int], dict[str, Any], dict[str, Any]]] = {
-    "linear": ([1, 2], {"weight": 0.3}, {}),
-    "slerp": ([0, 1], {}, {"t": 0.4}),
-    "nuslerp": ([1, 2], {"weight": 0.6}, {}),
-    "ties": ([1, 2], {"weight": 0.5, "density": 0.6}, {}),
-    "dare_ties": ([1, 2], {"weight": 0.5, "density": 0.5}, {}),
-    "task_arithmetic": ([1, 2], {"weight": 0.7}, {}),
-}
-
-
-@pytest.mark.parametrize("method", MERGES)
-def test_it_merges_the_aligned_tensors_as_the_inner_method_does(
-    method: str, family: list[Path], donor: Path, merge: Any
-) -> None:
-    inputs, per_model, shared = MERGES[method]
-    has_base = method not in ("linear", "nuslerp")
-
-    def config(paths: list[Path], name: str, **more: Any) -> dict[str, Any]:
-        return {
-            "merge_method": name,
-            **({"base_model": str(paths[0])} if has_base else {}),
-            "models": [{"model": str(paths[i]), "parameters": per_model} for i in inputs],
-            "dtype": "float32",
-            **more,
-        }
-
-    composite = merge(
-        config(
-            family,
-            f"omp+{method}",
-            tokenizer_source=str(donor),
-            parameters={"k": 8, **shared},
-        ),
-        "composite",
-        "--random-seed",
-        "3",
-    )
-    swapped = [
-        merge(swap(path, donor, parameters={"k": 8}), f"swapped_{i}")
-        for i, path in enumerate(family)
-        if has_base or i in inputs
-    ]
-    if not has_base:
-        swapped.insert(0, swapped[0])
-    plain = merge(config(swapped, method, parameters=shared), "plain", "--random-seed", "3")
-    ours, theirs = weights(composite), weights(plain)
-    assert ours.keys() == theirs.keys()
-    for name in theirs:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0, msg=name)
-    load(composite)
 
 
 def test_every_registered_method_has_its_composites() -> None:
