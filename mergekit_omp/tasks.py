@@ -31,6 +31,7 @@ from mergekit_omp.approximation.base import (
     Texts,
 )
 from mergekit_omp.approximation.codes import from_tensors, support_sizes, to_tensors
+from mergekit_omp.errors import TransplantError
 
 _ROWS_AT_ONCE = 8192
 _HOLDS_PLANS = ConfigDict(arbitrary_types_allowed=True, frozen=True)
@@ -144,8 +145,12 @@ class EncodeMissing(Task[dict[str, Tensor]]):
         if donor is not None:
             donor = vocabulary_first(donor, self.donor_axis)
         space = self.plan.space(self.approximation.needs, donor)
+        try:
+            code = self.approximation.encode(space)
+        except ValueError as error:
+            raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error
         # A plain dict, since the executor moves tensors between devices in these alone.
-        result = to_tensors(self.approximation.encode(space))
+        result = to_tensors(code)
         if space.targets is not None:
             result["target_norms"] = space.targets.float().norm(dim=1)
         return result

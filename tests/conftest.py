@@ -15,11 +15,16 @@ from jaxtyping import install_import_hook
 
 install_import_hook("mergekit_omp", "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import real_tokenizers  # noqa: E402
 import yaml  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 from small_models import save_model  # noqa: E402
+
+# The same examples in every run, and no time limit for one: machines differ.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ anchors, chosen greedily; the same combination of the base's rows is the missing
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from mergekit_omp.approximation.anchors import donor_rows
 from mergekit_omp.approximation.base import AnchorCoding, DonorSpace, Problem
 from mergekit_omp.approximation.codes import Code, working_dtype
 from mergekit_omp.approximation.moments import mean_row
-from mergekit_omp.approximation.parameters import PositiveInt
+from mergekit_omp.approximation.parameters import Bytes, PositiveInt
 from mergekit_omp.pursuit import SparseCode, orthogonal_matching_pursuit
 
 
@@ -44,6 +44,14 @@ class Omp(AnchorCoding, frozen=True):
         description="Choose anchors by cosine instead of by inner product, which favours "
         "long rows.",
     )
+    search: Literal["auto", "reference", "screened", "gram", "fast"] = Field(
+        default="auto",
+        description="How the pursuit looks for anchors. All but `fast` find the same ones.",
+    )
+    memory: Bytes = Field(
+        default=None,
+        description="What the pursuit may take, such as 4GB. [default: most of what is free]",
+    )
 
     def encode(self, space: DonorSpace) -> SparseCode:
         targets, atoms, rows = donor_rows(self.name, space)
@@ -57,7 +65,9 @@ class Omp(AnchorCoding, frozen=True):
         norms = torch.linalg.vector_norm(atoms, dim=1)
         if self.normalize_atoms:
             atoms = atoms / norms.clamp_min(torch.finfo(dtype).tiny)[:, None]
-        code = orthogonal_matching_pursuit(targets, atoms, self.k, progress=space.progress)
+        code = orthogonal_matching_pursuit(
+            targets, atoms, self.k, search=self.search, memory=self.memory, progress=space.progress
+        )
         coefficients = code.coefficients
         if self.normalize_atoms:
             used = norms[code.indices].clamp_min(torch.finfo(dtype).tiny)

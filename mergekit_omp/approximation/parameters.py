@@ -5,6 +5,7 @@ A merge config yields bool, int, float and str; numbers in scientific notation m
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -32,3 +33,19 @@ Seed = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, lt=2**32)]
 
 PositiveFloat = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 """A finite number above 0."""
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def _bytes(value: Any) -> int | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", str(value), re.IGNORECASE)
+    if isinstance(value, bool) or found is None:
+        raise ValueError(f"{value!r} is not an amount of memory: write one such as 4GB")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+Bytes = Annotated[int | None, BeforeValidator(_bytes)]
+"""An amount of memory: a number of bytes, or text such as 4GB or 500MB (powers of ten)."""

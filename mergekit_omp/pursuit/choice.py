@@ -6,7 +6,7 @@ import difflib
 import logging
 from dataclasses import dataclass
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 
 from mergekit_omp.pursuit import compiled, gram, lockstep, screened
@@ -15,8 +15,8 @@ from mergekit_omp.pursuit.problem import Problem
 LOG = logging.getLogger(__name__)
 
 SEARCHES = ("auto", "reference", "gram", "screened", "fast")
-FREE_SHARE = 0.75
-"""What a search may take of the memory that is free, unless told."""
+FREE_SHARE, INSTALLED_SHARE = 0.75, 0.6
+"""What a search may take of the memory that is free, and of all there is, unless told."""
 LARGEST_BATCH = 512
 """Targets in flight: more would not be faster."""
 EXHAUSTIVE_COST, SCREENED_COST, BLOCK_COST, SPECULATION_COST = 1.3, 0.6, 1.8, 900
@@ -56,7 +56,9 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * FREE_SHARE)
-    return int(psutil.virtual_memory().available * FREE_SHARE)
+    memory = psutil.virtual_memory()
+    # Of all there is, where that is free: one machine then takes one search, run after run.
+    return int(min(memory.total * INSTALLED_SHARE, memory.available * FREE_SHARE))
 
 
 def choose(problem: Problem, search: str, memory: int | None) -> Plan:

@@ -156,3 +156,23 @@ def test_rescaling_the_mean_gives_it_the_median_norm() -> None:
     problem = world()
     norms = Mean(rescale_norms=True).rows(problem).norm(dim=1)
     torch.testing.assert_close(norms, problem.base.norm(dim=1).quantile(0.5).expand_as(norms))
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("4GB", 4 * 10**9), ("500 mb", 5 * 10**8), (123456, 123456), ("1.5G", 15 * 10**8)],
+)
+def test_memory_is_an_amount(text: str | int, amount: int) -> None:
+    assert Omp(memory=text).memory == amount
+
+
+@pytest.mark.parametrize("text", ["much", True, "-4GB", "4 apples"])
+def test_memory_that_is_no_amount(text: object) -> None:
+    with pytest.raises(ValidationError, match="such as 4GB"):
+        Omp(memory=text)
+
+
+def test_search_is_one_of_the_pursuits() -> None:
+    assert Omp(search="reference").search == "reference"
+    with pytest.raises(ValidationError, match="'auto', 'reference'"):
+        Omp(search="quick")
