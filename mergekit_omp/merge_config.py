@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import pydantic
@@ -45,6 +45,18 @@ def tokenizer_source(config: MergeConfiguration) -> TokenizerSource:
             "`tokenizer_source: base` needs a `base_model:`, and the config has none."
         )
     return source
+
+
+def check_modules(config: MergeConfiguration, modules: Collection[str]) -> None:
+    """Refuse a module that the architecture does not have; mergekit would raise a KeyError."""
+    for name in config.modules or ():
+        if name not in modules:
+            close = difflib.get_close_matches(name, modules, n=1)
+            raise TransplantError(
+                f"`modules:` names {name!r}, but the models of this merge have no such module."
+                + (f" Did you mean {close[0]!r}?" if close else "")
+                + f" They have: {', '.join(modules)}."
+            )
 
 
 def check_parameters(config: MergeConfiguration, method: TransplantMethod) -> None:

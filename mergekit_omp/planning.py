@@ -6,6 +6,7 @@ and checked here, before mergekit writes anything.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from mergekit_omp import output
 from mergekit_omp.approximation.base import Part
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.merge_config import (
+    check_modules,
     check_parameters,
     match_donor_rows,
     models_in_order,
@@ -81,7 +83,9 @@ class Transplant:
         self.models = models_in_order(config)
         self.base = config.base_model or self.models[0]
         self.source = tokenizer_source(config)
+        check_modules(config, arch_info.modules)
         check_parameters(config, method)
+        self._check_models()
         self.warnings = Warnings()
         self.vocabularies = Vocabularies(options)
 
@@ -128,6 +132,7 @@ class Transplant:
     def align(self, planned: list[tuple[WeightInfo, Task]]) -> list[tuple[WeightInfo, Task]]:
         """The planned tensors, those of the vocabulary with our alignment before the merge."""
         tensors = self._vocabulary_tensors(planned)
+        self._check_widths(tensors)
         tied = self._tied(tensors)
         aligned = {
             tensor.weight.name: self._aligned(tensor, _space_of(tensor, tensors), tied)
@@ -269,6 +274,47 @@ class Transplant:
                     models[model] = tensor
             tensors.append(PlannedTensor(weight, part, task, models))
         return tensors
+
+    def _check_widths(self, tensors: list[PlannedTensor]) -> None:
+        """Refuse models whose hidden sizes differ: no merge method can put them together."""
+        for tensor in tensors:
+            self._refuse_different(
+                f"the rows of {tensor.weight.name} have different lengths",
+                {model: self.sources.rows(held).width for model, held in tensor.models.items()},
+            )
+
+    def _check_models(self) -> None:
+        """Refuse models of different sizes by their configs, before mergekit plans with them."""
+        configs = {
+            model: model.config(trust_remote_code=self.options.trust_remote_code)
+            for model in self.models
+        }
+        parts = vocabulary_parts(
+            ConfiguredModelArchitecture(info=self.arch_info, config=self.out_config)
+        )
+        entry = next((name for name, part in parts.items() if part == Part.INPUT), "a row")
+        sizes = {
+            model: getattr(config.get_text_config(), "hidden_size", None)
+            for model, config in configs.items()
+        }
+        self._refuse_different(f"the rows of {entry} have different lengths", sizes)
+        for name, module in self.arch_info.modules.items():
+            named = (self.config.modules or {}).get(name, self.config).models
+            layers = {
+                entry.model: module.architecture.num_layers(configs[entry.model])
+                for entry in named or ()
+            }
+            self._refuse_different("the numbers of layers differ", layers)
+
+    def _refuse_different(self, what: str, sizes: Mapping[ModelReference, int | None]) -> None:
+        if len(set(sizes.values())) < 2:
+            return
+        found = ", ".join(f"{size} in {model}" for model, size in sizes.items())
+        raise TransplantError(
+            f"merge_method {self.method.spec.name!r}: {what} ({found}), so that these models "
+            "cannot be merged. Leave one out, or name it as `tokenizer_source:`, for which any "
+            "size will do."
+        )
 
     def _tied(self, tensors: list[PlannedTensor]) -> bool:
         """Whether the output's input embedding is its head too."""
