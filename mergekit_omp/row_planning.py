@@ -91,7 +91,8 @@ class RowPlanner:
         approximation: Approximation,
         tied: bool,
     ) -> list[tuple[ModelReference, RowPlan, dict[str, Any]]]:
-        alignment = self._alignment(tensor, models)
+        rows = min(self.sources.rows(tensor.models[model]).count for model in models)
+        alignment = self._alignment(models, rows)
         usable = self._usable(space, models, alignment)
         overrides = [o for o in self.overrides if o.force or alignment.source[o.output_id] < 0]
         overridden = np.array([o.output_id for o in overrides], dtype=np.int64)
@@ -109,7 +110,7 @@ class RowPlanner:
             left[served] = False
             anchors = np.flatnonzero(alignment.anchors & usable & (donated.ids >= 0))
             fillings.append(
-                self._filling(tensor.part, approximation, alignment, donated, served, anchors)
+                self._filling(tensor.part, approximation, alignment, rows, donated, served, anchors)
             )
             donors.append(
                 {
@@ -170,9 +171,8 @@ class RowPlanner:
             )
         return found
 
-    def _alignment(self, tensor: PlannedTensor, models: list[ModelReference]) -> Alignment:
+    def _alignment(self, models: list[ModelReference], rows: int) -> Alignment:
         vocabulary = self.sources.vocabularies.vocabulary(models[0])
-        rows = min(self.sources.rows(tensor.models[model]).count for model in models)
         alignment = self.sources.alignment(vocabulary, rows)
         if not (alignment.source >= 0).any():
             raise TransplantError(
@@ -232,6 +232,7 @@ class RowPlanner:
         part: Part,
         approximation: Approximation,
         alignment: Alignment,
+        base_rows: int,
         donated: _Donated,
         served: np.ndarray,
         anchors: np.ndarray,
@@ -247,7 +248,7 @@ class RowPlanner:
         if Needs.TEXT in approximation.needs:
             texts = Texts(
                 missing=[self.output.content[i] for i in served],
-                base=alignment.model.content,
+                base=alignment.model.content[:base_rows],
                 donor=donated.vocabulary.content,
                 segment_in_base=alignment.model.segment,
                 segment_in_donor=donated.vocabulary.segment,

@@ -1,6 +1,6 @@
 """Real tokenizers for the tests: published ones, and small ones trained on CPython's manual.
 
-The published files come from the packages of `tests/vocabularies.txt` (Llama 3, Llama 4, Qwen,
+The published files come from the packages of `tests/no-deps.txt` (Llama 3, Llama 4, Qwen,
 tekken, Mistral's SentencePiece v3). They are converted as transformers converts them, with each
 family's published pattern and control tokens, and kept as tokenizer directories in a folder that
 the caller chooses, so that a conversion is paid once.
@@ -48,7 +48,7 @@ def packaged(package: str, file: str) -> Path:
     """A data file of an installed package, which is not imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"{package} is not installed; see tests/vocabularies.txt")
+        raise ModuleNotFoundError(f"{package} is not installed; see tests/no-deps.txt")
     return Path(spec.submodule_search_locations[0]) / file
 
 

@@ -1,0 +1,159 @@
+"""A whole swap of real vocabularies, beside `mergekit-tokensurgeon`: wall time and peak memory.
+
+Makes two random models with the vocabularies of Llama 3 and Qwen, gives the second the first's
+tokenizer with `mergekit-yaml` and `merge_method: omp`, and does the same with
+`mergekit-tokensurgeon -a omp`; both are whole processes. The latter takes hours, so it is stopped
+after `--peer-batches` of its batches of 512 tokens, and the rest is extrapolated from the time
+of those batches: they are all alike.
+
+    python benchmarks/swap_end_to_end.py --hidden 896 --k 64
+
+Needs the test extra and the packages of tests/no-deps.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+PROGRESS = re.compile(rb"Approximating tokens:\s+\d+%[^|]*\|[^|]*\|\s*(\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one process took."""
+
+    seconds: float
+    peak_gb: float
+    note: str = ""
+
+
+def command(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def whole(arguments: list[str]) -> Measured:
+    """Run a process to its end."""
+    began = time.perf_counter()
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed with status {process.returncode}")
+    return Measured(time.perf_counter() - began, usage.ru_maxrss / 1e6)
+
+
+def until(arguments: list[str], batches: int, tensors: int) -> Measured:
+    """Run tokensurgeon for some batches of its first tensor, and extrapolate to all of them."""
+    began = time.perf_counter()
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    seen: dict[int, float] = {}
+    total, text = 0, b""
+    while chunk := os.read(process.stderr.fileno(), 4096):
+        text = (text + chunk)[-4096:]
+        for found in PROGRESS.finditer(text):
+            total = int(found[2])
+            seen.setdefault(int(found[1]), time.perf_counter())
+        if seen and max(seen) >= batches:
+            process.kill()
+            break
+    process.stderr.close()
+    _, _, usage = os.wait4(process.pid, 0)
+    process.returncode = 0
+    if not seen or max(seen) < batches:
+        raise SystemExit("mergekit-tokensurgeon ended before its batches were done")
+    first, last = min(seen), max(seen)
+    each = (seen[last] - seen[first]) / (last - first)
+    seconds = seen[first] - began + each * (total * tensors - first)
+    note = f"extrapolated from {last - first} of {total * tensors} batches"
+    return Measured(seconds, usage.ru_maxrss / 1e6, note)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default="qwen", help="vocabulary of the base")
+    parser.add_argument("--donor", default="llama3", help="vocabulary of the donor")
+    parser.add_argument("--hidden", type=int, default=896)
+    parser.add_argument("--k", type=int, default=64)
+    parser.add_argument("--memory", help="the solver's budget, such as 2GB")
+    parser.add_argument("--peer-batches", type=int, default=3)
+    parser.add_argument("--no-peer", action="store_true")
+    settings = parser.parse_args()
+
+    import real_tokenizers
+    import torch
+    from small_models import save_model
+
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        for seed, name in enumerate((settings.base, settings.donor)):
+            tokenizer = real_tokenizers.load(name, root)
+            save_model(
+                root / f"model-{name}",
+                tokenizer,
+                hidden=settings.hidden,
+                layers=1,
+                seed=seed,
+                dtype=torch.bfloat16,
+                std=0.02,
+            )
+        base, donor = root / f"model-{settings.base}", root / f"model-{settings.donor}"
+        config = {
+            "merge_method": "omp",
+            "base_model": str(base),
+            "models": [{"model": str(base)}],
+            "tokenizer_source": str(donor),
+            "parameters": {
+                "k": settings.k,
+                **({"memory": settings.memory} if settings.memory else {}),
+            },
+            "dtype": "bfloat16",
+        }
+        (root / "swap.yml").write_text(yaml.safe_dump(config))
+        ours = whole([command("mergekit-yaml"), str(root / "swap.yml"), str(root / "ours")])
+        config["merge_method"] = "zero"
+        del config["parameters"]
+        (root / "zero.yml").write_text(yaml.safe_dump(config))
+        rest = whole([command("mergekit-yaml"), str(root / "zero.yml"), str(root / "zero")])
+        peer = None
+        if not settings.no_peer:
+            peer = until(
+                [
+                    *(command("mergekit-tokensurgeon"), str(base), str(donor)),
+                    *(str(root / "peer"), "-a", "omp", "-k", str(settings.k)),
+                ],
+                settings.peer_batches,
+                tensors=2,
+            )
+
+    print(
+        f"{settings.base} <- {settings.donor}, hidden size {settings.hidden}, k = {settings.k}; "
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}\n"
+    )
+    print("| whole process | seconds | peak memory, GB | times as fast |\n|---|---|---|---|")
+    for label, measured in (("`omp`", ours), ("`zero`: all but the solver", rest)):
+        times = f"{peer.seconds / measured.seconds:.1f}" if peer else ""
+        print(f"| {label} | {measured.seconds:.0f} | {measured.peak_gb:.1f} | {times} |")
+    if peer:
+        print(
+            f"| `mergekit-tokensurgeon` ({peer.note}) | {peer.seconds:.0f} | {peer.peak_gb:.1f} "
+            "| 1 |"
+        )
+
+
+if __name__ == "__main__":
+    main()
