@@ -202,7 +202,7 @@ class Transplant:
                 else self.vocabularies.tokenizer(model)
             )
             gained = ()
-        add_configured_tokens(tokenizer, settings)
+        add_configured_tokens(tokenizer, settings, self.vocabularies)
         return tokenizer, gained
 
     def _read_output(self) -> Vocabulary:

@@ -97,19 +97,32 @@ def token_settings(config: MergeConfiguration) -> dict[str, TokenEmbeddingConfig
 
 
 def add_configured_tokens(
-    tokenizer: transformers.PreTrainedTokenizerBase, settings: dict[str, TokenEmbeddingConfig]
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    settings: dict[str, TokenEmbeddingConfig],
+    vocabularies: Vocabularies,
 ) -> None:
-    """Add the tokens that `tokens:` defines and the tokenizer lacks, as mergekit does."""
+    """Add the tokens that `tokens:` defines and the tokenizer lacks.
+
+    A token that its source model has as an added token keeps its settings: a control token stays
+    one. Any other is matched as it is written; mergekit has it normalised first, so that with a
+    SentencePiece tokenizer it is found at the start of a text alone.
+    """
     held = tokenizer.get_vocab()
     for token, setting in settings.items():
         if token in held:
             continue
-        if setting.source is None:
+        source = setting.source
+        if source is None:
             raise TransplantError(
                 f"`tokens:` names {token!r}, which the output's tokenizer does not have, and "
                 "gives no `source:` for it. Check the spelling, or say where its row comes from."
             )
-        tokenizer.add_tokens(token)
+        added = transformers.AddedToken(token, normalized=False)
+        if not isinstance(source, ZeroEmbedding):
+            model = source.model if isinstance(source, ModelTokenEmbedding) else source
+            known = vocabularies.tokenizer(model).added_tokens_decoder.values()
+            added = next((other for other in known if other.content == token), added)
+        tokenizer.add_tokens(added, special_tokens=added.special)
 
 
 def resolve_overrides(
