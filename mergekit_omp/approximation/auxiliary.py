@@ -10,10 +10,12 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32
+from pydantic import AfterValidator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -59,28 +61,36 @@ def _spellings(token: bytes | None) -> list[str]:
     return [word for word in dict.fromkeys(words) if word]
 
 
-def _read(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
+def check_file(path: str) -> str:
+    """`path`, if a file is there whose ending tells a format that can be read; else ValueError."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(
             f"auxiliary vectors {path}: there is no such file; write the path of a .vec, .vec.gz "
             "or .safetensors file"
         )
+    if not file.name.endswith((".vec", ".vec.gz", ".safetensors")):
+        raise ValueError(
+            f"auxiliary vectors {path}: the format is told by the ending, and "
+            f"{file.suffix or file.name!r} is none of .vec, .vec.gz and .safetensors; save vectors "
+            "in one of these"
+        )
+    return path
+
+
+VectorsFile = Annotated[str, AfterValidator(check_file)]
+"""The path of a file of vectors, which must exist when it is named."""
+
+
+def _read(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
+    file = Path(check_file(path)).expanduser()
     try:
         if file.suffix == ".safetensors":
             return _read_safetensors(file, wanted)
-        if file.name.endswith(".vec.gz"):
-            with gzip.open(file, "rb") as stream:
-                return _read_text(path, stream, wanted)
-        if file.suffix == ".vec":
-            with file.open("rb") as stream:
-                return _read_text(path, stream, wanted)
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+            return _read_text(path, stream, wanted)
     except (OSError, EOFError, SafetensorError) as error:
         raise ValueError(f"auxiliary vectors {path} cannot be read: {error}") from error
-    raise ValueError(
-        f"auxiliary vectors {path}: the format is told by the ending, and {file.suffix or file.name!r} "
-        "is none of .vec, .vec.gz and .safetensors; save vectors in one of these"
-    )
 
 
 def _read_safetensors(file: Path, wanted: set[str]) -> dict[str, np.ndarray]:

@@ -10,7 +10,6 @@ import logging
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_rows, require_anchors
-from mergekit_omp.approximation.auxiliary import load_vectors
+from mergekit_omp.approximation.auxiliary import VectorsFile, load_vectors
 from mergekit_omp.approximation.base import AnchorCoding, DonorSpace, Needs, Part, Problem, Texts
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import normal_rows
@@ -48,7 +47,7 @@ class Similarities:
 class SimilarityCoding(AnchorCoding, ABC, frozen=True):
     """Weights from cosine similarities, in the donor's space or in that of a file of vectors."""
 
-    auxiliary: Annotated[str, Field(min_length=1)] | None = Field(
+    auxiliary: VectorsFile | None = Field(
         default=None,
         description="A file of word vectors (.vec, .vec.gz, or .safetensors keyed by token) to "
         "compare tokens by, instead of by the donor's rows.",

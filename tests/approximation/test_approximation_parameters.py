@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -70,7 +71,7 @@ def test_every_parameter_is_a_described_scalar_with_a_valid_default(
         (Wechsel, {"neigbours": 5}, "neigbours"),
         (Linear, {"ridge": 0}, "greater than 0"),
         (Focus, {"seed": -1}, "greater than or equal to 0"),
-        (Focus, {"auxiliary": ""}, "at least 1 character"),
+        (Focus, {"auxiliary": ""}, "there is no such file"),
         (Focus, {"weights_from": "head"}, "'separate' or 'embed'"),
         (Subword, {"head": "middle"}, "'mean', 'first', 'last' or 'weighted'"),
     ],
@@ -97,7 +98,7 @@ def test_the_head_may_reuse_the_weights_of_the_input(kind: type[Approximation]) 
         assert {reused.space_part(part) for part in Part} == {Part.INPUT}
 
 
-def test_what_each_method_needs() -> None:
+def test_what_each_method_needs(tmp_path: Path) -> None:
     needs = {name: {need.value for need in kind().needs} for name, kind in APPROXIMATIONS.items()}
     assert needs == {
         **{name: set() for name in ("mean", "zero", "normal")},
@@ -106,7 +107,9 @@ def test_what_each_method_needs() -> None:
         "subword": {"text"},
     }
     for name in ("wechsel", "focus", "clp"):
-        assert APPROXIMATIONS[name](auxiliary="w.vec").needs == {Needs.TEXT}
+        file = tmp_path / "w.vec"
+        file.touch()
+        assert APPROXIMATIONS[name](auxiliary=str(file)).needs == {Needs.TEXT}
 
 
 def test_only_wechsel_as_published_gives_shared_tokens_new_rows() -> None:

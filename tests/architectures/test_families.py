@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import swap
 from families import BYTES, FAMILIES, SENTENCEPIECE
+from merges import swap
 from safetensors.torch import load_file
 from small_models import load
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import swap
 from families import BYTES, SENTENCEPIECE, VISION_FAMILIES, save_vision_model
+from merges import swap
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from mergekit_omp import Vocabulary, align

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran, mergekit_yaml, swap, write_config
+from merges import Ran, mergekit_yaml, swap, write_config
 
 ROOT = Path(__file__).parents[2]
 

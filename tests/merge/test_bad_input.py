@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import merge_here, swap
+from merges import merge_here, swap
 from safetensors.torch import load_file, save_file
 from small_models import load, matrices, save_model
 from tokenizers import Tokenizer

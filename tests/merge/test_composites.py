@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import swap
 from mergekit import merge_methods
+from merges import swap
 from safetensors.torch import load_file
 
 from mergekit_omp.approximation.registry import APPROXIMATIONS

@@ -7,9 +7,9 @@ from typing import Any
 
 import mergekit.plan  # noqa: F401
 import pytest
-from conftest import merge_here, swap
 from mergekit import merge_methods
 from mergekit.merge_methods.base import BasePolicy
+from merges import merge_here, swap
 from merging import assert_same
 from small_models import load
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import mergekit_yaml, swap, write_config
+from merges import mergekit_yaml, swap, write_config
 from merging import assert_same, record, tensors
 from safetensors.torch import load_file, save_file
 from small_models import load, save_model

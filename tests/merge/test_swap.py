@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import mergekit_yaml, swap, write_config
+from merges import mergekit_yaml, swap, write_config
 from sklearn.linear_model import orthogonal_mp
 from small_models import load, matrices
 

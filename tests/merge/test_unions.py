@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import swap
 from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
 from mergekit.tokenizer.build import build_union_tokenizer
+from merges import swap
 from merging import record, tensors
 from safetensors.torch import save_file
 from small_models import load, save_model
