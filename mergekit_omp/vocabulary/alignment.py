@@ -1,6 +1,6 @@
 """Which row of a model belongs to each id of the output's vocabulary.
 
-Follows DESIGN.md section 5: ordinary tokens match by the bytes that they decode to, control
+Ordinary tokens match by the bytes that they decode to, control
 tokens by role or by identical string, and never one by the other.
 """
 

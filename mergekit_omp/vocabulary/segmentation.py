@@ -1,6 +1,6 @@
 """What a tokenizer makes of text: segmentation as a continuation, and which tokens it can emit.
 
-Follows DESIGN.md section 5: a token that the tokenizer never emits is untrained. Emission is
+A token that the tokenizer never emits is untrained. Emission is
 proved by example: a token is emitted if it is found in the encoding of some text.
 """
 

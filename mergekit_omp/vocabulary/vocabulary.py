@@ -1,6 +1,6 @@
 """A model's vocabulary: what each id stands for, as bytes and as roles.
 
-Follows DESIGN.md section 5: two vocabularies can be compared only by the bytes that their
+Two vocabularies can be compared only by the bytes that their
 tokens decode to, and control tokens only by the part they play.
 """
 
