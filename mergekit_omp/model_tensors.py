@@ -26,6 +26,9 @@ from mergekit_omp.approximation.base import Part
 
 _ROWS_AT_ONCE = 8192
 
+PER_LAYER = "embed_tokens_per_layer.weight"
+"""A second input embedding, a row for all layers (Gemma 3n and 4), which mergekit does not mark."""
+
 
 @dataclass(frozen=True)
 class VocabularyTensor:

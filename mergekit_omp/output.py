@@ -119,7 +119,10 @@ def set_vocabulary_size(config: transformers.PretrainedConfig, rows: int) -> Non
 
     mergekit sets one key, which for some families (Qwen2.5-VL) is one that nothing reads.
     """
-    config.get_text_config().vocab_size = rows
+    text = config.get_text_config()
+    text.vocab_size = rows
+    if hasattr(text, "vocab_size_per_layer_input"):
+        text.vocab_size_per_layer_input = rows
 
 
 def generation_config(

@@ -32,7 +32,7 @@ from mergekit_omp.merge_config import (
     tokenizer_source,
 )
 from mergekit_omp.methods import TransplantMethod
-from mergekit_omp.model_tensors import VocabularyTensor, is_tied, vocabulary_parts
+from mergekit_omp.model_tensors import PER_LAYER, VocabularyTensor, is_tied, vocabulary_parts
 from mergekit_omp.report.record import transplant_record
 from mergekit_omp.row_planning import PlannedTensor, RowPlanner
 from mergekit_omp.sources import Sources, Warnings
@@ -260,20 +260,38 @@ class Transplant:
         )
         tensors = []
         for weight, task in planned:
-            if weight.vocabulary_axis is None or not isinstance(task, ExecuteMergeMethodTask):
+            if not isinstance(task, ExecuteMergeMethodTask):
                 continue
+            per_layer = weight.name.endswith(PER_LAYER)
+            if per_layer and not isinstance(task.gather_tensors, PermutedVocabulary):
+                task = self._permuted(task)
             permuted = task.gather_tensors
             if not isinstance(permuted, PermutedVocabulary):
                 continue
-            part = parts[weight.name]
+            part = Part.INPUT if per_layer else parts[weight.name]
             models = {}
             for model in task.model_order:
-                info = permuted.gather_tensors.weight_info[model]
+                info = permuted.gather_tensors.weight_info[model].model_copy(
+                    update={"vocabulary_axis": permuted.vocabulary_axis}
+                )
                 tensor = VocabularyTensor(model=model, weight=info, part=part)
                 if tensor.stored(tied=True):
                     models[model] = tensor
             tensors.append(PlannedTensor(weight, part, task, models))
-        return tensors
+        # What follows another tensor comes after it, whatever the order of an inferred definition.
+        return sorted(tensors, key=lambda tensor: tensor.weight.name.endswith(PER_LAYER))
+
+    def _permuted(self, task: ExecuteMergeMethodTask) -> ExecuteMergeMethodTask:
+        """The task of a vocabulary tensor that mergekit does not know for one."""
+        permuted = PermutedVocabulary(
+            gather_tensors=task.gather_tensors,
+            tokenizer_task=self.tokenizer_task(),
+            tokens=None,
+            pad_to_multiple_of=None,
+            base_model=task.base_model,
+            vocabulary_axis=0,
+        )
+        return task.model_copy(update={"gather_tensors": permuted})
 
     def _check_widths(self, tensors: list[PlannedTensor]) -> None:
         """Refuse models whose hidden sizes differ: no merge method can put them together."""
@@ -341,14 +359,18 @@ class Transplant:
 
 
 def _space_of(tensor: PlannedTensor, tensors: list[PlannedTensor]) -> PlannedTensor:
-    """The tensor whose rows the anchors of `tensor` must have: a bias follows its head."""
-    if tensor.part != Part.HEAD_BIAS:
+    """The tensor whose rows the anchors of `tensor` must have.
+
+    A bias follows its head, and per-layer embeddings follow the input embedding.
+    """
+    per_layer = tensor.weight.name.endswith(PER_LAYER)
+    if tensor.part != Part.HEAD_BIAS and not per_layer:
         return tensor
-    for part in (Part.HEAD, Part.INPUT):
+    for part in (Part.INPUT,) if per_layer else (Part.HEAD, Part.INPUT):
         for other in tensors:
             if other.part == part and set(tensor.models) <= set(other.models):
                 return other
     raise TransplantError(
-        f"{tensor.weight.name} is a bias without a vocabulary matrix beside it; the architecture "
-        "is not one that can be transplanted."
+        f"{tensor.weight.name} has no vocabulary matrix beside it to follow; the architecture is "
+        "not one that can be transplanted."
     )

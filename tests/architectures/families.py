@@ -62,6 +62,21 @@ FAMILIES: dict[str, Family] = {
     ),
     "mamba": Family(settings={"state_size": 4}),
     # Those that mergekit has no definition for, and infers.
+    # Gemma 3n has a second input embedding, for all layers, which mergekit does not mark.
+    "gemma3n_text": Family(
+        tied=True,
+        settings={
+            "head_dim": 8,
+            "num_kv_shared_layers": 0,
+            "layer_types": ["full_attention"],
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 2000,
+            "laurel_rank": 4,
+            "intermediate_size": [64],
+            "activation_sparsity_pattern": [0.0],
+            "altup_num_inputs": 2,
+        },
+    ),
     "opt": Family(tied=True, settings={"ffn_dim": 32, "word_embed_proj_dim": 32}),
     "bloom": Family(BYTES, tied=True),
     "olmo": Family(),

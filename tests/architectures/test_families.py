@@ -28,6 +28,7 @@ PAIRS = [
     ("opt", "starcoder2"),
     ("mpt", "bloom"),
     ("mamba", "gptj"),
+    ("gemma3n_text", "qwen3"),
     ("qwen2", "llama"),
     ("qwen3", "mistral"),
     ("phi", "gemma2"),
@@ -77,6 +78,7 @@ def vocabulary_tensors(model: Any) -> list[torch.Tensor]:
     tensors = [model.get_input_embeddings().weight, head.weight]
     if getattr(head, "bias", None) is not None:
         tensors.append(head.bias)
+    tensors += [p for name, p in model.named_parameters() if "embed_tokens_per_layer" in name]
     return [tensor.detach() for tensor in tensors]
 
 
