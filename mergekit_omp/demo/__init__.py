@@ -1,0 +1,1 @@
+"""A demonstration on two small models that it trains itself: `mergekit-omp demo`."""

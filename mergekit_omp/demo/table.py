@@ -1,0 +1,57 @@
+"""The demo's table and sample texts, in plain text of at most 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mergekit_omp.demo.corpus import Kind
+
+WIDTH = 80
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: bits per byte of held-out text, and how the model was made.
+
+    `copied` counts token rows that the base has, `new` those that it does not have.
+    """
+
+    label: str
+    bits_per_byte: float
+    by_kind: dict[Kind, float]
+    copied: int | None = None
+    new: int | None = None
+    seconds: float | None = None
+
+
+def rendered(rows: Sequence[Row]) -> str:
+    """The table. Bits per byte are of held-out text: all of it, and by kind."""
+    kinds = list(Kind)
+    lines = [
+        f"{'':22}{'token rows':>14}  {'bits per byte, held-out text':>32}",
+        f"{'':22}{'copied':>7}{'new':>7}  "
+        + "".join(f"{name:>8}" for name in ("all", *(kind.value for kind in kinds)))
+        + f"{'seconds':>9}",
+        "-" * WIDTH,
+    ]
+    for row in rows:
+        numbers = (row.bits_per_byte, *(row.by_kind[kind] for kind in kinds))
+        lines.append(
+            f"{row.label:22}{_count(row.copied):>7}{_count(row.new):>7}  "
+            + "".join(f"{number:>8.3f}" for number in numbers)
+            + f"{'' if row.seconds is None else format(row.seconds, '.1f'):>9}"
+        )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def wrapped(label: str, text: str) -> str:
+    """A text behind a label, in lines that fit a terminal."""
+    return textwrap.fill(
+        text, width=WIDTH, initial_indent=label, subsequent_indent=" " * len(label)
+    )
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else str(number)
