@@ -8,8 +8,8 @@ from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
-from mergekit_omp.approximation.base import Needs, Part
-from mergekit_omp.approximation.registry import APPROXIMATIONS
+from mergekit_omp.approximation.anchors import WITHOUT_DONOR_ROWS
+from mergekit_omp.approximation.base import Part
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.model_tensors import VocabularyTensor, architecture_of, vocabulary_tensors
 from mergekit_omp.vocabulary import Vocabulary
@@ -35,11 +35,10 @@ def load_donor(
     try:
         LoaderCache().get(model)
     except (RuntimeError, OSError, ValueError) as error:
-        without = [name for name, kind in APPROXIMATIONS.items() if _works_without_rows(kind)]
         raise TransplantError(
             f"The donor {model} has a tokenizer but no weights that can be read ({error}). "
             f"{method!r} finds missing tokens in the donor's rows: name a donor with weights, or "
-            f"use a method that needs none: {', '.join(without)}."
+            f"use another method: {WITHOUT_DONOR_ROWS}."
         ) from error
     try:
         tensors = vocabulary_tensors(model, architecture_of(model, options))
@@ -56,7 +55,3 @@ def load_donor(
     if Part.INPUT not in tensors:
         tensors[Part.INPUT] = tensors[Part.HEAD]
     return Donor(model=model, vocabulary=vocabulary, tensors=tensors)
-
-
-def _works_without_rows(kind: type) -> bool:
-    return Needs.DONOR_ROWS not in kind().needs

@@ -22,9 +22,8 @@ from mergekit.io.tasks import LoaderCache, LoadTensor
 from mergekit.options import MergeOptions
 from transformers import PretrainedConfig
 
+from mergekit_omp.approximation.anchors import usable_rows
 from mergekit_omp.approximation.base import Part
-
-_ROWS_AT_ONCE = 8192
 
 PER_LAYER = "embed_tokens_per_layer.weight"
 """A second input embedding, a row for all layers (Gemma 3n and 4), which mergekit does not mark."""
@@ -81,13 +80,9 @@ def read_rows(tensor: VocabularyTensor) -> Rows:
         if matrix.ndim > 1
         else (matrix.unsqueeze(1))
     )
-    usable = np.empty(matrix.shape[0], dtype=bool)
-    for start in range(0, matrix.shape[0], _ROWS_AT_ONCE):
-        largest = matrix[start : start + _ROWS_AT_ONCE].abs().amax(dim=1).float()
-        usable[start : start + _ROWS_AT_ONCE] = (torch.isfinite(largest) & (largest > 0)).numpy(
-            force=True
-        )
-    return Rows(count=matrix.shape[0], width=matrix.shape[1], usable=usable)
+    return Rows(
+        count=matrix.shape[0], width=matrix.shape[1], usable=usable_rows(matrix).numpy(force=True)
+    )
 
 
 def architecture_of(model: ModelReference, options: MergeOptions) -> ConfiguredModelArchitecture:

@@ -31,6 +31,7 @@ from mergekit_omp.approximation.base import (
     Texts,
 )
 from mergekit_omp.approximation.codes import from_tensors, support_sizes, to_tensors
+from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.errors import TransplantError
 
 _ROWS_AT_ONCE = 8192
@@ -224,13 +225,13 @@ def _align(
         rows = _approximated(filling, base, code, donor)
         aligned[index(filling.rows)] = rows.to(base.device, aligned.dtype)
     if len(plan.unserved):
-        aligned[index(plan.unserved)] = _finite_mean(base).to(aligned.dtype)
+        aligned[index(plan.unserved)] = finite_mean(base).to(aligned.dtype)
     for row, model, source in plan.overrides:
         aligned[row] = 0 if model is None else matrices[model][source].to(aligned.dtype)
     if len(plan.padding):
         kept = torch.ones(plan.rows, dtype=torch.bool, device=base.device)
         kept[index(plan.padding)] = False
-        aligned[~kept] = _finite_mean(aligned, kept).to(aligned.dtype)
+        aligned[~kept] = finite_mean(aligned, kept).to(aligned.dtype)
     return aligned
 
 
@@ -246,20 +247,6 @@ def _approximated(
         donor = vocabulary_first(donor, filling.donor_axis)
     space = filling.plan.space(filling.approximation.needs, donor)
     return filling.approximation.rows(Problem(part=filling.part, base=base, space=space))
-
-
-def _finite_mean(matrix: Tensor, rows: Tensor | None = None) -> Tensor:
-    """The mean of the (chosen) finite rows, summed in float64 a block at a time."""
-    total = torch.zeros(matrix.shape[1], dtype=torch.float64, device=matrix.device)
-    count = 0
-    for start in range(0, matrix.shape[0], _ROWS_AT_ONCE):
-        block = matrix[start : start + _ROWS_AT_ONCE]
-        if rows is not None:
-            block = block[rows[start : start + _ROWS_AT_ONCE]]
-        block = block[torch.isfinite(block).all(dim=1)]
-        total += block.sum(dim=0, dtype=torch.float64)
-        count += block.shape[0]
-    return total / max(count, 1)
 
 
 class TensorStatistics(Task[list[dict[str, Any]]]):

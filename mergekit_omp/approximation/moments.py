@@ -6,7 +6,7 @@ Rows with values that are not finite are left out everywhere.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mergekit_omp.approximation.chunks import chunks
@@ -24,6 +24,18 @@ def finite_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
     )
 
 
+def finite_mean(
+    rows: Float[Tensor, "rows dim"], among: Bool[Tensor, "rows"] | None = None
+) -> Float[Tensor, "dim"]:
+    """The mean of the finite rows (`among` some), in float64; zeros where there is none."""
+    chosen = finite_rows(rows) if among is None else finite_rows(rows) & among
+    indices = chosen.nonzero()[:, 0]
+    total = rows.new_zeros(rows.shape[1], dtype=torch.float64)
+    for block in chunks(len(indices), 8 * rows.shape[1]):
+        total += rows[indices[block]].double().sum(0)
+    return total / max(len(indices), 1)
+
+
 def moments(
     base: Float[Tensor, "rows dim"],
 ) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"]]:
@@ -31,25 +43,31 @@ def moments(
 
     Raises ValueError if no row is finite.
     """
-    finite = finite_rows(base).nonzero()[:, 0]
-    if len(finite) == 0:
-        raise ValueError(
-            f"none of the {len(base)} rows of the base's matrix is finite, so they have no mean: "
-            "repair the checkpoint"
-        )
-    total = base.new_zeros(base.shape[1], dtype=torch.float64)
-    for block in chunks(len(finite), 8 * base.shape[1]):
-        total += base[finite[block]].double().sum(0)
-    mean = total / len(finite)
-    squares = torch.zeros_like(total)
+    finite = _finite_indices(base)
+    mean = finite_mean(base)
+    squares = torch.zeros_like(mean)
     for block in chunks(len(finite), 16 * base.shape[1]):
         squares += (base[finite[block]].double() - mean).square().sum(0)
     return mean, (squares / len(finite)).sqrt()
 
 
 def mean_row(base: Float[Tensor, "rows dim"]) -> Float[Tensor, "dim"]:
-    """The mean of the finite rows; float32, or float64 where the matrix is."""
-    return moments(base)[0].to(working_dtype(base))
+    """The mean of the finite rows; float32, or float64 where the matrix is.
+
+    Raises ValueError if no row is finite.
+    """
+    _finite_indices(base)
+    return finite_mean(base).to(working_dtype(base))
+
+
+def _finite_indices(base: Float[Tensor, "rows dim"]) -> Int64[Tensor, "finite"]:
+    finite = finite_rows(base).nonzero()[:, 0]
+    if len(finite) == 0:
+        raise ValueError(
+            f"none of the {len(base)} rows of the base's matrix is finite, so they have no mean: "
+            "repair the checkpoint"
+        )
+    return finite
 
 
 def standard_normal(
