@@ -9,28 +9,15 @@ import pytest
 import torch
 from mergekit import merge_methods
 from merges import swap
-from safetensors.torch import load_file
+from merging import tensors
 
 from mergekit_omp.approximation.registry import APPROXIMATIONS
 from mergekit_omp.methods import TransplantMethod
 
 
 @pytest.fixture(scope="module")
-def family(models: Any) -> list[Path]:
-    """A base and two fine-tunes of it: one vocabulary, other weights."""
-    return [
-        models(f"sp_{seed}", "sentencepiece_bpe", seed=seed, layers=1, hidden=16)
-        for seed in (0, 5, 6)
-    ]
-
-
-@pytest.fixture(scope="module")
 def donor(models: Any) -> Path:
     return models("bytes", "byte_level", hidden=48, seed=1)
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return load_file(path / "model.safetensors")
 
 
 def test_every_registered_method_has_its_composites() -> None:
@@ -60,7 +47,7 @@ def test_fine_tunes_of_one_base_share_their_codes(
         "parameters": {"k": 8},
         "dtype": "float32",
     }
-    ours = weights(merge(config, "arithmetic"))
-    alone = weights(merge(swap(family[0], donor, parameters={"k": 8}), "alone"))
+    ours = tensors(merge(config, "arithmetic"))
+    alone = tensors(merge(swap(family[0], donor, parameters={"k": 8}), "alone"))
     for name, tensor in alone.items():
         assert torch.equal(ours[name], tensor), name

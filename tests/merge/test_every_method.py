@@ -40,14 +40,6 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def family(models: Any) -> list[Path]:
-    return [
-        models(f"sp_{seed}", "sentencepiece_bpe", seed=seed, layers=1, hidden=16)
-        for seed in (0, 5, 6)
-    ]
-
-
-@pytest.fixture(scope="module")
 def donor(models: Any) -> Path:
     return models("bytes", "byte_level", hidden=16, layers=1, seed=1)
 

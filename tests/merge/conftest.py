@@ -1,0 +1,17 @@
+"""Models that several tests of merges put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def family(models: Any) -> list[Path]:
+    """A base and two fine-tunes of it: one vocabulary, other weights."""
+    return [
+        models(f"sp_{seed}", "sentencepiece_bpe", seed=seed, layers=1, hidden=16)
+        for seed in (0, 5, 6)
+    ]
