@@ -1,0 +1,1 @@
+"""The subcommands of `mergekit-omp`, one a file."""
