@@ -53,7 +53,7 @@ from mergekit_omp.vocabularies import (
     resolve_overrides,
     token_settings,
 )
-from mergekit_omp.vocabulary import Vocabulary
+from mergekit_omp.vocabulary import Vocabulary, digit_mismatch
 
 # Configs of outputs whose number of rows is decided here, kept alive by the reference.
 _PLANNED: list[tuple[transformers.PretrainedConfig, int]] = []
@@ -98,6 +98,7 @@ class Transplant:
         )
         self.output = self._read_output()
         self._warn_of_gaps()
+        self._warn_of_digits()
         self.sources = Sources(self.output, gained, self.vocabularies, options, self.warnings)
         self.rows = self._output_rows()
         overrides = resolve_overrides(settings, self.output, self.models, self.vocabularies)
@@ -356,6 +357,13 @@ class Transplant:
                 f"The output's tokenizer leaves {gaps} ids below {self.output.size} without a "
                 "token; their rows are the mean of the others."
             )
+
+    def _warn_of_digits(self) -> None:
+        vocabularies = [self.vocabularies.vocabulary(model) for model in self.models]
+        for vocabulary in {v.fingerprint: v for v in reversed(vocabularies)}.values():
+            warning = digit_mismatch(vocabulary, self.output)
+            if warning is not None:
+                self.warnings.add(warning)
 
 
 def _space_of(tensor: PlannedTensor, tensors: list[PlannedTensor]) -> PlannedTensor:

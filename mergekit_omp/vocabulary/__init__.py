@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from mergekit_omp.vocabulary.alignment import Alignment, Counts, Match, align
-from mergekit_omp.vocabulary.digits import DigitScheme, digit_example, digit_scheme
+from mergekit_omp.vocabulary.digits import (
+    DigitScheme,
+    digit_example,
+    digit_mismatch,
+    digit_scheme,
+)
 from mergekit_omp.vocabulary.vocabulary import Kind, Vocabulary
 
 __all__ = [
@@ -15,5 +20,6 @@ __all__ = [
     "Vocabulary",
     "align",
     "digit_example",
+    "digit_mismatch",
     "digit_scheme",
 ]

@@ -61,6 +61,25 @@ def digit_example(tokenizer: Any, number: str = "1234567") -> list[str]:
     return _pieces(_vocabulary(tokenizer), [number])[0]
 
 
+def digit_mismatch(model: Vocabulary, output: Vocabulary) -> str | None:
+    """The warning of a model that gets a tokenizer which cuts numbers in another way, or None."""
+    if model.fingerprint == output.fingerprint:
+        return None
+    schemes = [digit_scheme(vocabulary) for vocabulary in (model, output)]
+    if schemes[0] == schemes[1]:
+        return None
+    read = [
+        f"{vocabulary.name} has no digits"
+        if scheme == DigitScheme.NONE
+        else f"{vocabulary.name} reads 1234567 as {' '.join(digit_example(vocabulary))} ({scheme.value})"
+        for vocabulary, scheme in zip((model, output), schemes, strict=True)
+    ]
+    return (
+        f"Numbers are cut in different ways: {read[0]}, {read[1]}. Arithmetic suffers most from "
+        "that (arXiv 2506.06607), and no method can mend it."
+    )
+
+
 def _vocabulary(tokenizer: Any) -> Vocabulary:
     if isinstance(tokenizer, Vocabulary):
         return tokenizer

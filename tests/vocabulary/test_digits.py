@@ -9,7 +9,7 @@ from handmade import vocabulary as handmade
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mergekit_omp.vocabulary import DigitScheme, digit_example, digit_scheme
+from mergekit_omp.vocabulary import DigitScheme, digit_example, digit_mismatch, digit_scheme
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,18 @@ def test_patterns(pattern, scheme, size):
 
 def test_a_vocabulary_without_digits():
     assert digit_scheme(handmade("a", "b")) == DigitScheme.NONE
+
+
+def test_a_mismatch_names_both_and_what_they_read(vocabulary):
+    qwen, llama = vocabulary("qwen"), vocabulary("llama3")
+    said = digit_mismatch(qwen, llama)
+    assert f"{qwen.name} reads 1234567 as 1 2 3 4 5 6 7 (single digits)" in said
+    assert f"{llama.name} reads 1234567 as 123 456 7 (groups of three, left to right)" in said
+    assert said != digit_mismatch(llama, qwen)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("qwen", "qwen"), ("qwen", "tekken"), ("llama3", "llama4")]
+)
+def test_no_mismatch_where_schemes_agree(vocabulary, one, other):
+    assert digit_mismatch(vocabulary(one), vocabulary(other)) is None
