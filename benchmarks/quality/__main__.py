@@ -1,0 +1,173 @@
+"""Bits per byte after tokenizer swaps, method by method: `python -m benchmarks.quality --out DIR`.
+
+Trains small models with different tokenizers (minutes each on a CPU, once), swaps their
+tokenizers by every method with real `mergekit-yaml` runs, and writes DIR/quality.md,
+DIR/quality.json and plots. What exists is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+# Before torch is imported here and in the processes that train: freed blocks are kept for the
+# next step instead of being cleared and mapped anew, half as long again otherwise.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "4000000000")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "8000000000")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import transformers
+
+from benchmarks.quality.cache import default_cache_dir
+from benchmarks.quality.corpus import read_texts
+from benchmarks.quality.measuring import PairBench
+from benchmarks.quality.methods import METHODS, Method, chosen
+from benchmarks.quality.models import make_models
+from benchmarks.quality.plans import PLANS, QUICK, Pair, Plan
+from benchmarks.quality.results import PairResult
+from benchmarks.quality.tables import report
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    plan = QUICK if arguments.quick else PLANS[arguments.size]
+    try:
+        methods = chosen(arguments.methods)
+        pairs = _pairs(plan, arguments.pairs)
+        results = run(
+            plan,
+            pairs,
+            methods,
+            corpus=arguments.corpus,
+            cache_dir=arguments.cache or default_cache_dir(),
+            out=arguments.out,
+            device=arguments.device,
+            jobs=arguments.jobs,
+            again=arguments.again,
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise SystemExit(f"Error: {error}") from error
+    print(report(results))
+    print(f"Written to {arguments.out}: quality.md, quality.json and plots.", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where results are written")
+    parser.add_argument("--corpus", type=Path, help="a folder of .txt files: more text")
+    parser.add_argument("--cache", type=Path, help="where models and scores are kept")
+    parser.add_argument(
+        "--pairs", nargs="+", metavar="BASE:DONOR", help="such as X:Y; all if left out"
+    )
+    parser.add_argument("--methods", nargs="+", metavar="LABEL", help="all if left out")
+    parser.add_argument("--again", action="store_true", help="make the scores again")
+    parser.add_argument("--quick", action="store_true", help="tiny models: does everything run?")
+    parser.add_argument("--size", choices=sorted(PLANS), default="4M", help="parameters of a model")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--jobs", type=int, default=2, help="models or methods at once")
+    parser.epilog = "methods: " + ", ".join(repr(method.label) for method in METHODS)
+    return parser
+
+
+def _pairs(plan: Plan, wanted: Sequence[str] | None) -> tuple[Pair, ...]:
+    if wanted is None:
+        return plan.pairs
+    known = {spec.name for spec in plan.models}
+    pairs = []
+    for written in wanted:
+        base, _, donor = written.partition(":")
+        if base == donor or not {base, donor} <= known:
+            raise ValueError(
+                f"{written!r} is no pair: write BASE:DONOR with two of {', '.join(sorted(known))}"
+            )
+        pairs.append(Pair(base, donor))
+    return tuple(pairs)
+
+
+def run(
+    plan: Plan,
+    pairs: Sequence[Pair],
+    methods: Sequence[Method],
+    *,
+    corpus: Path | None,
+    cache_dir: Path,
+    out: Path,
+    device: str = "cpu",
+    jobs: int = 2,
+    again: bool = False,
+) -> list[PairResult]:
+    """Measures the pairs one after the other; what is there so far is in `out` after each."""
+    _say("Reading text.")
+    texts = read_texts(corpus, plan.corpus, plan.held_out_bytes, plan.document_characters)
+    used = {name for pair in pairs for name in (pair.base, pair.donor)}
+    specs = [spec for spec in plan.models if spec.name in used]
+    _say(f"Models {', '.join(spec.name for spec in specs)}, where they are not made yet.")
+    models = make_models(
+        specs,
+        [texts.mixed(spec.shares) for spec in specs],
+        cache_dir,
+        processes=jobs,
+        progress=True,
+        device=device,
+    )
+    results: list[PairResult] = []
+    for pair in pairs:
+        bench = PairBench(models[pair.base], models[pair.donor], texts.held_out, cache_dir, device)
+
+        def measured(method: Method, bench: PairBench = bench, pair: Pair = pair):
+            found = bench.measure(method, again)
+            _say(f"{pair}: {method.label}")
+            return found
+
+        with ThreadPoolExecutor(jobs) as pool:
+            found = list(pool.map(measured, methods))
+        labels = [method.label for method in methods]
+        results.append(
+            PairResult(pair, texts.held_out, bench.own(), dict(zip(labels, found, strict=True)))
+        )
+        write(results, out)
+    return results
+
+
+def write(results: Sequence[PairResult], out: Path) -> None:
+    """quality.md, quality.json and the plots."""
+    from benchmarks.quality.plots import draw
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "quality.md").write_text(report(results), encoding="utf-8")
+    scores = [
+        {
+            "pair": asdict(result.pair),
+            "kinds": [document.kind for document in result.documents],
+            "own": asdict(result.own),
+            "methods": {
+                label: {**asdict(measured), "compared": asdict(result.compared[label])}
+                for label, measured in result.methods.items()
+            },
+        }
+        for result in results
+    ]
+    (out / "quality.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    draw(results, out)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

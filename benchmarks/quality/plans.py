@@ -1,0 +1,100 @@
+"""What is measured at which size: the models, the pairs of them, and how much text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from benchmarks.quality.models import MODELS, ModelSpec
+from mergekit_omp.demo.corpus import CorpusSpec
+from mergekit_omp.demo.training import Architecture, Training
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base that gets a donor's tokenizer, by the names of the models."""
+
+    base: str
+    donor: str
+
+    def __str__(self) -> str:
+        return f"{self.base} <- {self.donor}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Models, pairs and text of one benchmark."""
+
+    models: tuple[ModelSpec, ...]
+    pairs: tuple[Pair, ...]
+    corpus: CorpusSpec
+    held_out_bytes: int
+    """Of each kind of text."""
+    document_characters: int
+
+
+_PAIRS = tuple(
+    Pair(base, donor)
+    for base, donor in ("XY", "XZ", "ZX", "YX", "ZY", "YZ", "XV", "VX", "ZV", "VY")
+)
+
+SMALL = Plan(
+    models=MODELS,
+    pairs=_PAIRS,
+    corpus=CorpusSpec(code_every=4, held_out_every=25, document_characters=1200),
+    held_out_bytes=40_000,
+    document_characters=1200,
+)
+"""Models of 2.5 to 4 million parameters, for a CPU."""
+
+
+def _shrunk(spec: ModelSpec, vocab_size: int, steps: int) -> ModelSpec:
+    size = replace(spec.architecture, hidden_size=spec.architecture.hidden_size // 4, layers=1)
+    size = replace(size, heads=2, intermediate_size=2 * size.hidden_size)
+    return replace(
+        spec,
+        vocab_size=vocab_size,
+        architecture=size,
+        training=replace(spec.training, steps=steps, batch_size=4, context=64, warmup=2),
+    )
+
+
+QUICK = Plan(
+    models=tuple(_shrunk(spec, 1024 + 128 * i, 40) for i, spec in enumerate(MODELS[:3])),
+    pairs=_PAIRS[1:3],
+    corpus=CorpusSpec(keep_every=20, held_out_every=8, document_characters=1200),
+    held_out_bytes=4_000,
+    document_characters=1200,
+)
+"""Seconds: to see that everything runs. The models are too bad for the numbers to mean much."""
+
+
+def _grown(spec: ModelSpec, hidden_size: int, vocab_size: int, seed: int) -> ModelSpec:
+    return replace(
+        spec,
+        vocab_size=vocab_size,
+        architecture=Architecture(
+            hidden_size=hidden_size,
+            layers=12,
+            heads=8,
+            intermediate_size=hidden_size * 11 // 4,
+            tied=spec.architecture.tied,
+        ),
+        training=Training(
+            steps=1500, batch_size=64, context=256, learning_rate=1e-3, warmup=300, seed=seed
+        ),
+    )
+
+
+LARGE = replace(
+    SMALL,
+    corpus=CorpusSpec(code_every=2, held_out_every=25, document_characters=1200),
+    models=tuple(
+        _grown(spec, hidden, vocabulary, seed)
+        for spec, hidden, vocabulary, seed in zip(
+            MODELS, (512, 640, 576, 448), (16384, 12288, 14336, 24576), range(11, 15), strict=True
+        )
+    ),
+)
+"""Models of 50 million parameters and more, for a GPU."""
+
+PLANS = {"4M": SMALL, "50M": LARGE}
