@@ -1,9 +1,11 @@
 """The one file that changes anything of mergekit's: `activate()`, once.
 
-It registers the merge methods and wraps four places, each of which does what it did before
-unless the config's merge method is one of ours: how a plan is made (`MergePlanner.__init__`,
-`_plan`, `plan_tensor`, `plan_to_disk`), the order of models (`referenced_models`), and the
-vocabulary size that is written to the config (`_update_config_vocab`).
+It registers the merge methods and wraps places that do what they did before unless the config's
+merge method is one of ours: how a plan is made (`MergePlanner.__init__`, `_plan`, `plan_tensor`,
+`plan_to_disk`), the order of models (`referenced_models`), and, in `mergekit.merge`, the
+vocabulary size that is written to the config (`_update_config_vocab`), the model card
+(`generate_card`) and the last step of a merge (`_copy_tagalong_files`), after which the summary
+is due.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
+import os
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
@@ -22,6 +26,20 @@ SUPPORTED = "mergekit>=0.1.5,<0.2"
 _FIRST, _BEYOND = Version("0.1.5"), Version("0.2")
 
 _active = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Merge:
+    """A merge that has been planned."""
+
+    config: Any
+    out_path: str
+    record: dict[str, Any]
+    """`tokenizer_transplant.json`, which the merge completes as it runs."""
+
+
+# Merges planned and not yet finished.
+_under_way: list[_Merge] = []
 
 
 class ActivatingLoader:
@@ -51,7 +69,7 @@ def _unsupported() -> str | None:
         return f"mergekit {found} has no version that can be compared"
     if not _FIRST <= version < _BEYOND:
         return f"mergekit {found} is not supported"
-    from mergekit import merge_methods, tokenizer
+    from mergekit import card, merge_methods, tokenizer
     from mergekit.config import MergeConfiguration
 
     planner = getattr(sys.modules["mergekit.plan"], "MergePlanner", None)
@@ -59,6 +77,7 @@ def _unsupported() -> str | None:
         "mergekit.plan.MergePlanner.plan_tensor": getattr(planner, "plan_tensor", None),
         "mergekit.plan.MergePlanner._plan": getattr(planner, "_plan", None),
         "mergekit.plan.MergePlanner.plan_to_disk": getattr(planner, "plan_to_disk", None),
+        "mergekit.card.generate_card": getattr(card, "generate_card", None),
         "mergekit.merge_methods.register": getattr(merge_methods, "register", None),
         "mergekit.merge_methods.registered_methods": getattr(
             merge_methods, "registered_methods", None
@@ -136,9 +155,11 @@ def _wrap_referenced_models() -> None:
 def _wrap_planner() -> None:
     from mergekit.plan import MergePlanner
 
+    from mergekit_omp import merge_log
     from mergekit_omp.merge_config import parameter_errors
     from mergekit_omp.methods import find
     from mergekit_omp.planning import Transplant
+    from mergekit_omp.report.summary import planned_facts
 
     original_init = MergePlanner.__init__
     original_plan = MergePlanner._plan
@@ -152,11 +173,13 @@ def _wrap_planner() -> None:
         if method is None:
             original_init(self, config, arch_info, options, out_model_config)
             return
-        transplant = Transplant(config, method, options, arch_info, out_model_config)
-        original_init(self, config, arch_info, options, out_model_config)
+        _wrap_merge()
+        merge_log.begin(quiet=options.quiet)
+        with merge_log.speaking():
+            transplant = Transplant(config, method, options, arch_info, out_model_config)
+            original_init(self, config, arch_info, options, out_model_config)
         self._tokenizer_task = transplant.tokenizer_task()
         self._transplant = transplant
-        _wrap_vocabulary_size()
 
     @functools.wraps(original_plan_tensor)
     def plan_tensor(self: Any, weight: Any, *args: Any, **kwargs: Any) -> None:
@@ -170,14 +193,22 @@ def _wrap_planner() -> None:
     def _plan(self: Any) -> None:
         original_plan(self)
         if self._transplant is not None:
-            self._tensors = self._transplant.align(self._tensors)
+            with merge_log.speaking():
+                self._tensors = self._transplant.align(self._tensors)
 
     @functools.wraps(original_to_disk)
     def plan_to_disk(self: Any, out_path: str) -> Any:
         if self._transplant is None:
             return original_to_disk(self, out_path)
-        self._transplant.check_out_path(out_path)
-        return [*original_to_disk(self, out_path), self._transplant.write_task(out_path)]
+        with merge_log.speaking():
+            self._transplant.check_out_path(out_path)
+            tasks = original_to_disk(self, out_path)
+            write = self._transplant.write_task(out_path)
+            _under_way[:] = [merge for merge in _under_way if merge.config is not self.config]
+            _under_way.append(_Merge(self.config, out_path, write.files.record))
+            for fact in planned_facts(write.files.record, write.files.generation_config):
+                LOG.info("%s", fact)
+        return [*tasks, write]
 
     MergePlanner.__init__ = __init__
     MergePlanner.plan_tensor = plan_tensor
@@ -185,11 +216,29 @@ def _wrap_planner() -> None:
     MergePlanner.plan_to_disk = plan_to_disk
 
 
-def _wrap_vocabulary_size() -> None:
-    """mergekit writes the number of tokens; with gaps in the ids there are more rows."""
+def _wrap_merge() -> None:
+    """Wrap what `mergekit.merge` does once the graph has run; it is loaded by the first plan."""
     merge: Any = sys.modules.get("mergekit.merge")
-    if merge is None or getattr(merge._update_config_vocab, "_mergekit_omp", False):
+    if merge is None or getattr(merge, "_mergekit_omp", False):
         return
+    from mergekit_omp.errors import TransplantError
+
+    seams = ("_update_config_vocab", "generate_card", "_copy_tagalong_files")
+    missing = [f"mergekit.merge.{name}" for name in seams if not hasattr(merge, name)]
+    if missing:
+        found = importlib.metadata.version("mergekit")
+        raise TransplantError(
+            f"mergekit-omp works with {SUPPORTED}, but mergekit {found} lacks "
+            f"{', '.join(missing)}. Install a supported mergekit: pip install '{SUPPORTED}'."
+        )
+    _wrap_vocabulary_size(merge)
+    _wrap_card(merge)
+    _wrap_last_step(merge)
+    merge._mergekit_omp = True
+
+
+def _wrap_vocabulary_size(merge: Any) -> None:
+    """mergekit writes the number of tokens; with gaps in the ids there are more rows."""
     from mergekit.common import set_config_value
 
     from mergekit_omp.planning import planned_rows
@@ -203,5 +252,45 @@ def _wrap_vocabulary_size() -> None:
         if rows is not None:
             set_config_value(config, arch_info.vocab_size_config_key or "vocab_size", rows)
 
-    _update_config_vocab._mergekit_omp = True  # type: ignore[attr-defined]
     merge._update_config_vocab = _update_config_vocab
+
+
+def _wrap_card(merge: Any) -> None:
+    """mergekit's model card, with a section on the transplant."""
+    from mergekit_omp.report.model_card import with_transplant
+
+    original = merge.generate_card
+
+    @functools.wraps(original)
+    def generate_card(config: Any, config_yaml: str, name: str | None = None) -> str:
+        ours = next((merge for merge in _under_way if merge.config is config), None)
+        if ours is None:
+            card: str = original(config=config, config_yaml=config_yaml, name=name)
+            return card
+        # For `out/` mergekit has no name.
+        name = name or os.path.basename(os.path.abspath(ours.out_path))
+        return with_transplant(
+            original(config=config, config_yaml=config_yaml, name=name), ours.record
+        )
+
+    merge.generate_card = generate_card
+
+
+def _wrap_last_step(merge: Any) -> None:
+    """A summary on the terminal after the last step of every merge."""
+    import click
+
+    from mergekit_omp.report.summary import summary
+
+    original = merge._copy_tagalong_files
+
+    @functools.wraps(original)
+    def _copy_tagalong_files(merge_config: Any, out_path: str, files: Any, options: Any) -> None:
+        original(merge_config, out_path, files=files, options=options)
+        ours = next((merge for merge in _under_way if merge.config is merge_config), None)
+        if ours is not None:
+            _under_way.remove(ours)
+            if not options.quiet:
+                click.echo(summary(ours.record, out_path), err=True)
+
+    merge._copy_tagalong_files = _copy_tagalong_files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,8 +19,6 @@ from mergekit_omp.sources import Sources
 from mergekit_omp.tasks import EncodeMissing, Filling, RowPlan, SpacePlan
 from mergekit_omp.vocabularies import Override
 from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
-
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,15 +157,6 @@ class RowPlanner:
                 "counts": counts,
             }
             found.append((model, plan, entry))
-            LOG.info(
-                "%s, %s: %d rows copied, %d approximated by %s from %s",
-                model,
-                name,
-                counts["copied"],
-                counts["approximated"],
-                approximation.name,
-                ", ".join(str(donor["model"]) for donor in donors) or "no donor",
-            )
         return found
 
     def _alignment(self, models: list[ModelReference], rows: int) -> Alignment:

@@ -21,6 +21,7 @@ from mergekit.tokenizer import BuildTokenizer, PermutedVocabulary, TokenizerInfo
 from pydantic import ConfigDict
 from torch import Tensor
 
+from mergekit_omp import merge_log
 from mergekit_omp.approximation.base import (
     AnchorCoding,
     Approximation,
@@ -33,6 +34,8 @@ from mergekit_omp.approximation.base import (
 from mergekit_omp.approximation.codes import from_tensors, support_sizes, to_tensors
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.report import row_facts
+from mergekit_omp.report.id_ranges import written
 
 _ROWS_AT_ONCE = 8192
 _HOLDS_PLANS = ConfigDict(arbitrary_types_allowed=True, frozen=True)
@@ -147,7 +150,8 @@ class EncodeMissing(Task[dict[str, Tensor]]):
             donor = vocabulary_first(donor, self.donor_axis)
         space = self.plan.space(self.approximation.needs, donor)
         try:
-            code = self.approximation.encode(space)
+            with merge_log.speaking(running=True):
+                code = self.approximation.encode(space)
         except ValueError as error:
             raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error
         # A plain dict, since the executor moves tensors between devices in these alone.
@@ -246,7 +250,8 @@ def _approximated(
     if donor is not None:
         donor = vocabulary_first(donor, filling.donor_axis)
     space = filling.plan.space(filling.approximation.needs, donor)
-    return filling.approximation.rows(Problem(part=filling.part, base=base, space=space))
+    with merge_log.speaking(running=True):
+        return filling.approximation.rows(Problem(part=filling.part, base=base, space=space))
 
 
 class TensorStatistics(Task[list[dict[str, Any]]]):
@@ -285,7 +290,10 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                 }
             }
             relative, support = [], []
-            for j in range(len(plan.fillings)):
+            facts = row_facts.RowFacts.of(
+                plan.rows, plan.copied_to, filled, plan.unserved, plan.overrides
+            )
+            for j, filling in enumerate(plan.fillings):
                 code = codes.get(f"code_{i}_{j}")
                 if code is None:
                     continue
@@ -296,6 +304,8 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                         code["residual_norms"].double()
                         / norms.clamp(min=torch.finfo(torch.float64).tiny)
                     )
+                    facts.relative_residual[filling.rows] = relative[-1].numpy(force=True)
+            statistics[row_facts.KEY] = facts
             if relative:
                 statistics["relative_residual"] = _summary(torch.cat(relative))
             if support:
@@ -358,7 +368,12 @@ class WriteTransplant(Task[None]):
         for i, entries in enumerate(self.files.tensors):
             for entry, measured in zip(entries, statistics[f"statistics_{i}"], strict=True):
                 entry.update(measured)
+        self.files.record["warnings"] = list(
+            dict.fromkeys([*self.files.record["warnings"], *merge_log.run_warnings()])
+        )
+        self._add_approximated_ids()
         os.makedirs(self.out_path, exist_ok=True)
+        row_facts.save(self.out_path, self.files.record)
         for name, code in self.files.code.items():
             with open(os.path.join(self.out_path, name), "w", encoding="utf-8") as file:
                 file.write(code)
@@ -370,3 +385,15 @@ class WriteTransplant(Task[None]):
             with open(path, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=2, ensure_ascii=False, sort_keys=False)
                 file.write("\n")
+
+    def _add_approximated_ids(self) -> None:
+        """Per model the output ids with a row, in any tensor, that is not one of its own."""
+        found: dict[str, np.ndarray] = {}
+        for statistics in self.statistics:
+            for plan in statistics.aligned.plans:
+                new = [filling.rows for filling in plan.fillings]
+                name = str(plan.model)
+                found[name] = np.concatenate([*new, plan.unserved, found.get(name, plan.unserved)])
+        for model in self.files.record["models"]:
+            if model["model"] in found:
+                model["approximated_ids"] = written(found[model["model"]])

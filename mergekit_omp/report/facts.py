@@ -1,0 +1,92 @@
+"""The record of a transplant in sentences: the facts that the log, the summary and the card share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+PARTS = {"input": "input", "head": "head", "head_bias": "head bias"}
+_TOLD = ("tensor", "method", "donors", "counts", "relative_residual")
+
+
+def by_models(record: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Models and their tensors; models for which the same was done are named together."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for model in record["models"]:
+        told = [[tensor.get(key) for key in _TOLD] for tensor in model["tensors"]]
+        groups.setdefault(repr(told), []).append(model)
+    for models in groups.values():
+        if models[0]["tensors"]:
+            yield ", ".join(model["model"] for model in models), models[0]["tensors"]
+
+
+def by_counts(tensors: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Tensors of which one sentence holds, as the parts that they are ('' for all) and the first."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for tensor in tensors:
+        groups.setdefault(repr((tensor["counts"], tensor["method"], _anchors(tensor))), []).append(
+            tensor
+        )
+    for alike in groups.values():
+        whole = len(groups) == 1
+        yield "" if whole else ", ".join(t["tensor"] for t in alike), alike[0]
+
+
+def rows_of(tensor: dict[str, Any]) -> str:
+    """'2883 rows copied, 1725 approximated by omp from ./donor'."""
+    counts = tensor["counts"]
+    facts = [f"{counts['copied']} rows copied"]
+    if counts["approximated"]:
+        donors = listed(dict.fromkeys(donor["model"] for donor in tensor["donors"]))
+        facts.append(f"{counts['approximated']} approximated by {tensor['method']} from {donors}")
+    for key, what in (
+        ("without_donor_row", "without a donor's row"),
+        ("overridden", "set by `tokens:`"),
+        ("padding", "of padding"),
+    ):
+        if counts[key]:
+            facts.append(f"{counts[key]} {what}")
+    return ", ".join(facts)
+
+
+def matched(tensor: dict[str, Any]) -> str:
+    """'2880 tokens shared, 3 by role, ...; 2867 anchors'."""
+    counts = tensor["counts"]
+    facts = [f"{counts['shared']} tokens shared"]
+    for key, what in (
+        ("by_role", "control tokens by role"),
+        ("by_string", "control tokens by string"),
+        ("never_emitted", "not copied since the model never emits them"),
+        ("out_of_range", "past the model's rows"),
+    ):
+        if counts[key]:
+            facts.append(f"{counts[key]} {what}")
+    anchors = [str(count) for count in _anchors(tensor) if count]
+    return ", ".join(facts) + (f"; {listed(anchors)} anchors" if anchors else "")
+
+
+def fit(tensors: list[dict[str, Any]], digits: int = 2) -> str:
+    """'input 0.42, head 0.29': the mean relative residuals, or '' where there are none."""
+    residuals: dict[str, float] = {}
+    for tensor in tensors:
+        if tensor.get("relative_residual"):
+            residuals.setdefault(PARTS[tensor["part"]], tensor["relative_residual"]["mean"])
+    return ", ".join(f"{part} {mean:.{digits}f}" for part, mean in residuals.items())
+
+
+def tokenizer_of(record: dict[str, Any]) -> str:
+    """Whose tokenizer the output has, in words."""
+    source: str = record["output"]["tokenizer_source"]
+    if source == "union":
+        return f"the union of {listed(model['model'] for model in record['models'])}"
+    return "the base model" if source == "base" else source
+
+
+def listed(names: Iterable[str]) -> str:
+    """'a, b and c'."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _anchors(tensor: dict[str, Any]) -> list[int]:
+    return [donor["anchors"] for donor in tensor["donors"] if donor["tensor"]]
