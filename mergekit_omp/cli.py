@@ -9,6 +9,7 @@ import click
 
 import mergekit_omp
 from mergekit_omp.commands.demo import demo
+from mergekit_omp.commands.evaluate import evaluate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,3 +23,4 @@ def main() -> None:
 
 
 main.add_command(demo)
+main.add_command(evaluate)

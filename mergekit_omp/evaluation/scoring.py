@@ -16,7 +16,7 @@ import tqdm
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_CONTEXT = 1024
 LOGITS_BYTES = 1 << 30
@@ -121,16 +121,16 @@ def score_tokens(
     return scores
 
 
-def longest_context(model: PreTrainedModel) -> int | None:
-    """How many positions the model was made for, or None where its config does not say."""
-    config = model.config.get_text_config()
-    found = [getattr(config, name, None) for name in _POSITIONS]
+def positions(config: PretrainedConfig) -> int | None:
+    """How many positions a model was made for, or None where its config does not say."""
+    text = config.get_text_config()
+    found = [getattr(text, name, None) for name in _POSITIONS]
     return next((length for length in found if isinstance(length, int) and length > 0), None)
 
 
 def checked_context(model: PreTrainedModel, context: int | None) -> int:
     """The context asked for, checked against what the model can read."""
-    longest = longest_context(model)
+    longest = positions(model.config)
     if context is None:
         return min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
     if context < 1 or (longest and context > longest):

@@ -1,0 +1,98 @@
+"""Texts to evaluate on, cut into documents: what is scored apart, and resampled for intervals."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLITS = ("auto", "file", "paragraph", "line")
+FEW_FILES = 10
+"""With fewer files than this, "auto" cuts them into documents."""
+DOCUMENT_BYTES = 2000
+"""What a document made of paragraphs has at least, so that most of it has context."""
+_BLANK_LINES = re.compile(r"(?:\r?\n[ \t]*)+\r?\n(?=\S)")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What was read, and how it was cut."""
+
+    documents: tuple[str, ...]
+    split: str
+    """One of `SPLITS`, "auto" resolved."""
+
+
+def read_documents(paths: Sequence[Path], split: str = "auto") -> Texts:
+    """The documents of text files; of `.jsonl` files each line's "text" is one.
+
+    "file": a file is a document. "paragraph": files are cut at blank lines, into documents of at
+    least `DOCUMENT_BYTES` bytes. "line": a line that is not blank is a document. "auto":
+    "file" from `FEW_FILES` files on, else "paragraph". Every byte is in one document, except for
+    the ends of lines and blank lines that "line" drops.
+
+    Raises ValueError, naming the file, for what is not UTF-8 or not JSON lines with a text, and
+    where there is no text at all.
+    """
+    if split == "auto":
+        split = "file" if len(paths) >= FEW_FILES else "paragraph"
+    documents: list[str] = []
+    for path in paths:
+        text = _read(path)
+        if path.suffix == ".jsonl":
+            documents += _json_lines(path, text)
+        elif split == "paragraph":
+            documents += _paragraphs(text)
+        elif split == "line":
+            documents += [line for line in text.splitlines() if line.strip()]
+        else:
+            documents.append(text)
+    documents = [document for document in documents if document]
+    if not any(document.strip() for document in documents):
+        names = ", ".join(str(path) for path in paths)
+        raise ValueError(f"there is no text in {names}: name files that hold some")
+    return Texts(tuple(documents), split)
+
+
+def _read(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text (byte {error.start}): convert it, for example with iconv"
+        ) from error
+
+
+def _paragraphs(text: str) -> list[str]:
+    documents, start = [], 0
+    for gap in _BLANK_LINES.finditer(text):
+        if len(text[start : gap.end()].encode()) >= DOCUMENT_BYTES:
+            documents.append(text[start : gap.end()])
+            start = gap.end()
+    rest = text[start:]
+    # A short end stays with what it follows.
+    if documents and len(rest.encode()) < DOCUMENT_BYTES:
+        documents[-1] += rest
+    else:
+        documents.append(rest)
+    return documents
+
+
+def _json_lines(path: Path, text: str) -> list[str]:
+    documents = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}, is not JSON ({error.msg})") from error
+        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+            raise ValueError(
+                f'{path}, line {number}, has no "text": write lines such as {{"text": "..."}}'
+            )
+        documents.append(entry["text"])
+    return documents

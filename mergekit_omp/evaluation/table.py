@@ -1,0 +1,116 @@
+"""The result of an evaluation in lines for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+WIDTH = 80
+_NAME = 22
+_HEAD = ("bits/byte", "95% interval", "shared", "approx.", "top-1 as base")
+
+
+def rendered(result: dict[str, Any]) -> str:
+    """A table of the models and a sentence for every pair."""
+    text, settings = result["text"], result["settings"]
+    head = (
+        f"{text['documents']} documents, {text['bytes']} bytes, read in windows of "
+        f"{settings['context']} tokens"
+    )
+    names = {model["model"]: _label(model["model"]) for model in result["models"]}
+    width = max(len(name) for name in [*names.values(), "model"])
+    lines = [head, "", _line("model", _HEAD, width), "-" * len(_line("model", _HEAD, width))]
+    for model in result["models"]:
+        share = model["agreement"]
+        base = model["model"] == result["base"]
+        cells = (
+            f"{model['bits_per_byte']:.4f}",
+            _interval(model["interval"]),
+            _of(model["shared"]),
+            _of(model["approximated"]),
+            "base"
+            if base
+            else "-"
+            if not share or share["top1"] is None
+            else f"{share['top1']:.1%}",
+        )
+        lines.append(_line(names[model["model"]], cells, width))
+    pairs = _worth_telling(result)
+    if pairs:
+        lines.append("")
+    for pair in pairs:
+        lines += textwrap.wrap(
+            _sentence(pair, names), WIDTH, subsequent_indent="  ", break_long_words=False
+        )
+    return "\n".join(lines)
+
+
+def rendered_tasks(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """lm-evaluation-harness's results, task by task."""
+    lines = []
+    tasks = dict.fromkeys(task for found in results.values() for task in found)
+    for task in tasks:
+        for model, found in results.items():
+            for metric, value in found.get(task, {}).items():
+                name, _, variant = metric.partition(",")
+                if name.endswith("_stderr") or not isinstance(value, (int, float)):
+                    continue
+                error = found[task].get(f"{name}_stderr,{variant}")
+                spread = f" +- {error:.4f}" if isinstance(error, (int, float)) else ""
+                label = name if variant in ("", "none") else f"{name} ({variant})"
+                lines.append((task, label, f"{value:.4f}{spread}", _label(model)))
+    head = ("task", "metric", "value", "model")
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *lines]
+    )
+
+
+def _worth_telling(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of up to three models all pairs; of more each with the next in rank."""
+    ranked = sorted(result["models"], key=lambda model: model["bits_per_byte"])
+    rank = {model["model"]: i for i, model in enumerate(ranked)}
+    pairs = [
+        (*sorted((rank[pair["model"]], rank[pair["minus"]])), pair)
+        for pair in result["differences"]
+    ]
+    kept = [pair for pair in pairs if len(rank) <= 3 or pair[1] - pair[0] == 1]
+    return [pair for _, _, pair in sorted(kept, key=lambda found: found[:2])]
+
+
+def _line(name: str, cells: tuple[str, ...], width: int) -> str:
+    bits, interval, shared, approximated, agreement = cells
+    return (
+        f"{name:<{width}}  {bits:>9}  {interval:^16}  {shared:>6}  {approximated:>7}  "
+        f"{agreement:>13}"
+    ).rstrip()
+
+
+def _label(name: str) -> str:
+    """A name, or its end where it is long: that is where names differ."""
+    return name if len(name) <= _NAME else f"...{name[-_NAME + 3 :]}"
+
+
+def _interval(found: list[float] | None) -> str:
+    return "-" if found is None else f"{found[0]:.4f}-{found[1]:.4f}"
+
+
+def _of(part: dict[str, Any] | None) -> str:
+    return "-" if not part or part["bits_per_byte"] is None else f"{part['bits_per_byte']:.3f}"
+
+
+def _sentence(pair: dict[str, Any], names: dict[str, str]) -> str:
+    first, second = names[pair["model"]], names[pair["minus"]]
+    difference, between = pair["bits_per_byte"], pair["interval"]
+    if difference > 0:
+        first, second, difference = second, first, -difference
+        between = between and [-between[1], -between[0]]
+    amount = f"{-difference:.4f} bits per byte"
+    if between is None:
+        return f"{first} is better than {second} by {amount} (no interval)"
+    low, high = -between[1], -between[0]
+    spread = f"95% interval {low:.4f} to {high:.4f}"
+    if pair["clear"]:
+        return f"{first} beats {second} by {amount} ({spread})"
+    return f"{first} and {second} do not differ clearly: {amount} ({spread})"
