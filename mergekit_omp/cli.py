@@ -10,6 +10,7 @@ import click
 import mergekit_omp
 from mergekit_omp.commands.demo import demo
 from mergekit_omp.commands.evaluate import evaluate
+from mergekit_omp.commands.inspect import inspect
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,3 +25,4 @@ def main() -> None:
 
 main.add_command(demo)
 main.add_command(evaluate)
+main.add_command(inspect)

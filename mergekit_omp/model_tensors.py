@@ -24,6 +24,7 @@ from transformers import PretrainedConfig
 
 from mergekit_omp.approximation.anchors import usable_rows
 from mergekit_omp.approximation.base import Part
+from mergekit_omp.headers import header, weights_are_read
 
 PER_LAYER = "embed_tokens_per_layer.weight"
 """A second input embedding, a row for all layers (Gemma 3n and 4), which mergekit does not mark."""
@@ -67,11 +68,16 @@ class Rows:
     width: int
     """Numbers per row: the hidden size, or 1 for a bias."""
     usable: np.ndarray
-    """Per row: all finite, and not all zero."""
+    """Per row: all finite, and not all zero. Planned from headers alone, every row is."""
 
 
 def read_rows(tensor: VocabularyTensor) -> Rows:
-    """Read the tensor once, a block of rows at a time, and keep only what planning needs."""
+    """Read the tensor once, a block of rows at a time, and keep only what planning needs.
+
+    Raises LookupError where the model has no such tensor.
+    """
+    if not weights_are_read():
+        return _rows_of_header(tensor)
     matrix = tensor.load_task().execute()
     if matrix is None:
         raise LookupError(tensor.weight.name)
@@ -83,6 +89,14 @@ def read_rows(tensor: VocabularyTensor) -> Rows:
     return Rows(
         count=matrix.shape[0], width=matrix.shape[1], usable=usable_rows(matrix).numpy(force=True)
     )
+
+
+def _rows_of_header(tensor: VocabularyTensor) -> Rows:
+    found = header(tensor.load_task())
+    if found is None:
+        raise LookupError(tensor.weight.name)
+    count = found.shape[tensor.weight.vocabulary_axis] if found.ndim > 1 else len(found)
+    return Rows(count=count, width=found.numel() // max(count, 1), usable=np.ones(count, bool))
 
 
 def architecture_of(model: ModelReference, options: MergeOptions) -> ConfiguredModelArchitecture:
@@ -132,11 +146,12 @@ def vocabulary_tensors(
 
 def is_tied(config: PretrainedConfig, entry: VocabularyTensor, head: VocabularyTensor) -> bool:
     """Whether a model that stores a head reads it from its input embedding all the same."""
-    says_so = getattr(config, "tie_word_embeddings", False) or getattr(
-        config.get_text_config(), "tie_word_embeddings", False
+    says_so = bool(
+        getattr(config, "tie_word_embeddings", False)
+        or getattr(config.get_text_config(), "tie_word_embeddings", False)
     )
-    if not says_so:
-        return False
+    if not says_so or not weights_are_read():
+        return says_so
     one, other = entry.load_task().execute(), head.load_task().execute()
     return one is not None and other is not None and torch.equal(one, other)
 

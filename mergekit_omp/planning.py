@@ -7,6 +7,7 @@ and checked here, before mergekit writes anything.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from mergekit.tokenizer.config import TokenEmbeddingConfig
 from mergekit_omp import output
 from mergekit_omp.approximation.base import Part
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.headers import weights_are_read
 from mergekit_omp.merge_config import (
     check_modules,
     check_parameters,
@@ -64,6 +66,22 @@ def planned_rows(config: transformers.PretrainedConfig) -> int | None:
     return next((rows for planned, rows in _PLANNED if planned is config), None)
 
 
+@dataclass(frozen=True, eq=False)
+class AlignedTensor:
+    """One vocabulary tensor of the output: who has it, how it is aligned, what the record says.
+
+    `task.plans` and `entries` are in the order of `planned.models`.
+    """
+
+    planned: PlannedTensor
+    task: AlignedVocabulary
+    entries: tuple[dict[str, Any], ...]
+
+    def entry(self, model: ModelReference) -> dict[str, Any]:
+        """What the record says of one model's tensor."""
+        return self.entries[list(self.planned.models).index(model)]
+
+
 class Transplant:
     """All that one merge's plan gains. Raises TransplantError for what cannot work."""
 
@@ -86,16 +104,12 @@ class Transplant:
         check_modules(config, arch_info.modules)
         check_parameters(config, method)
         self._check_models()
-        self.warnings = Warnings()
+        self.warnings = Warnings(logged=weights_are_read())
         self.vocabularies = Vocabularies(options)
 
         settings = token_settings(config)
         tokenizer, gained = self._build_tokenizer(settings)
         self.tokenizer = tokenizer
-        base_tokenizer = self.vocabularies.tokenizer(self.base)
-        self._needs_code = output.keep_tokenizer_class(
-            tokenizer, base_tokenizer, out_config, options
-        )
         self.output = self._read_output()
         self._warn_of_gaps()
         self._warn_of_digits()
@@ -110,9 +124,7 @@ class Transplant:
         self._base_alignment = self.sources.alignment(base)
         for warning in output.set_token_ids(out_config, tokenizer, self._moved):
             self.warnings.add(warning)
-        self._statistics: list[TensorStatistics] = []
-        self._entries: list[tuple[dict[str, Any], ...]] = []
-        self._record: dict[ModelReference, list[dict[str, Any]]] = {m: [] for m in self.models}
+        self.aligned: list[AlignedTensor] = []
 
     def tokenizer_task(self) -> TransplantTokenizer:
         """In place of mergekit's own task."""
@@ -144,29 +156,34 @@ class Transplant:
     def write_task(self, out_path: str) -> WriteTransplant:
         """The task that writes what the output has beside mergekit's own files."""
         repeated = np.flatnonzero(self._base_alignment.repeated).tolist()
+        needs_code = output.keep_tokenizer_class(
+            self.tokenizer, self.vocabularies.tokenizer(self.base), self.out_config, self.options
+        )
         record = transplant_record(
             merge_method=self.method.spec.name,
             approximation=self.method.approximation.name,
             tokenizer_source=str(self.source),
             rows=self.rows,
             tokens=self.output.tokens,
-            models=[
-                {"model": str(model), "tensors": entries} for model, entries in self._record.items()
-            ],
+            models=[{"model": str(model), "tensors": self.entries(model)} for model in self.models],
             warnings=self.warnings.messages,
         )
         return WriteTransplant(
             out_path=out_path,
-            statistics=tuple(self._statistics),
+            statistics=tuple(TensorStatistics(aligned=a.task) for a in self.aligned),
             files=OutputFiles(
                 record=record,
-                tensors=tuple(self._entries),
+                tensors=tuple(a.entries for a in self.aligned),
                 generation_config=output.generation_config(
                     self.base, self.tokenizer, self._moved, repeated
                 ),
-                code={output.TOKENIZER_MODULE: output.TOKENIZER_CODE} if self._needs_code else {},
+                code={output.TOKENIZER_MODULE: output.TOKENIZER_CODE} if needs_code else {},
             ),
         )
+
+    def entries(self, model: ModelReference) -> list[dict[str, Any]]:
+        """The entries of the record on one model, tensor by tensor, once `align` has run."""
+        return [a.entry(model) for a in self.aligned if model in a.planned.models]
 
     def _aligned(self, tensor: PlannedTensor, space: PlannedTensor, tied: bool) -> Task:
         gather = tensor.task.gather_tensors
@@ -182,10 +199,7 @@ class Transplant:
             vocabulary_axis=gather.vocabulary_axis,
             plans=tuple(plans),
         )
-        self._statistics.append(TensorStatistics(aligned=aligned))
-        self._entries.append(tuple(entries))
-        for model, entry in zip(tensor.models, entries, strict=True):
-            self._record[model].append(entry)
+        self.aligned.append(AlignedTensor(tensor, aligned, tuple(entries)))
         return tensor.task.model_copy(update={"gather_tensors": aligned})
 
     def _build_tokenizer(

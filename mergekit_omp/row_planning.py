@@ -60,6 +60,8 @@ class RowPlanner:
         self.models = models
         self.overrides = overrides
         self.rows = rows
+        self.alignments: dict[tuple[str, ModelReference], Alignment] = {}
+        """Of what has been planned, by tensor of the output and model."""
         self._codes: dict[tuple[Any, ...], EncodeMissing] = {}
 
     def plan(
@@ -90,6 +92,7 @@ class RowPlanner:
     ) -> list[tuple[ModelReference, RowPlan, dict[str, Any]]]:
         rows = min(self.sources.rows(tensor.models[model]).count for model in models)
         alignment = self._alignment(models, rows)
+        self.alignments |= {(tensor.weight.name, model): alignment for model in models}
         usable = self._usable(space, models, alignment)
         overrides = [o for o in self.overrides if o.force or alignment.source[o.output_id] < 0]
         overridden = np.array([o.output_id for o in overrides], dtype=np.int64)

@@ -19,15 +19,20 @@ LOG = logging.getLogger(__name__)
 
 
 class Warnings:
-    """What a user should know before the merge: logged once each, and kept for the record."""
+    """What a user should know before the merge: logged once each, and kept for the record.
 
-    def __init__(self) -> None:
+    A dry run does not log them: they are part of what it prints.
+    """
+
+    def __init__(self, *, logged: bool = True) -> None:
         self.messages: list[str] = []
+        self._logged = logged
 
     def add(self, message: str) -> None:
         if message not in self.messages:
             self.messages.append(message)
-            LOG.warning("%s", message)
+            if self._logged:
+                LOG.warning("%s", message)
 
 
 class Sources:
@@ -45,7 +50,7 @@ class Sources:
         self.vocabularies = vocabularies
         self.options = options
         self.warnings = warnings
-        self._gained = gained
+        self.gained = gained
         self._rows: dict[VocabularyTensor, Rows] = {}
         self._alignments: dict[tuple[str, int | None], Alignment] = {}
         self._donors: dict[ModelReference, Donor] = {}
@@ -55,8 +60,8 @@ class Sources:
         key = (vocabulary.fingerprint, rows)
         if key not in self._alignments:
             alignment = align(vocabulary, self.output, rows=rows)
-            if self._gained:
-                alignment = claim_gained(alignment, self._gained)
+            if self.gained:
+                alignment = claim_gained(alignment, self.gained)
             self._alignments[key] = alignment
         return self._alignments[key]
 

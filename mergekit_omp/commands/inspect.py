@@ -1,0 +1,41 @@
+"""`mergekit-omp inspect`: what a swap will do, before it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class TakesMergeOptions(click.Command):
+    """A command that also has mergekit-yaml's options, which are loaded when it is used."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from mergekit.options import add_merge_options
+
+        held = {parameter.name for parameter in self.params}
+        options = reversed(add_merge_options(lambda: None).__click_params__)
+        self.params += [option for option in options if option.name not in held]
+        return super().get_params(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from mergekit.options import PrettyPrintHelp
+
+        self.get_params(ctx)
+        PrettyPrintHelp.format_options(self, ctx, formatter)
+
+
+@click.command(cls=TakesMergeOptions)
+@click.argument("config_file")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object (docs/inspect.md).")
+def inspect(config_file: str, as_json: bool, **options: Any) -> None:
+    """Show what the merge of CONFIG_FILE will do to the vocabulary, without doing it.
+
+    Reads tokenizers and the headers of weights, writes nothing, and takes the options of
+    mergekit-yaml: give it those that the merge will get.
+    """
+    from mergekit.options import add_merge_options
+
+    from mergekit_omp.inspection.command import run
+
+    click.echo(add_merge_options(run)(config_file=config_file, as_json=as_json, **options))

@@ -1,0 +1,77 @@
+"""Tensors' shapes and dtypes from the headers of a checkpoint's files, without their data.
+
+Under `headers_only` a merge is planned from these alone: what `mergekit-omp inspect` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import safetensors
+import torch
+from mergekit.architecture.conversion import convert_checkpoint_tensors
+from mergekit.common import dtype_from_name
+from mergekit.io.lazy_tensor_loader import ShardedTensorIndex
+from mergekit.io.tasks import LoaderCache, LoadTensor
+from torch import Tensor
+
+_headers_only: ContextVar[bool] = ContextVar("headers_only", default=False)
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""The safetensors format's names for what a vocabulary tensor may hold."""
+
+
+@contextlib.contextmanager
+def headers_only() -> Iterator[None]:
+    """Plan without weights: every row that exists counts as usable."""
+    token = _headers_only.set(True)
+    try:
+        yield
+    finally:
+        _headers_only.reset(token)
+
+
+def weights_are_read() -> bool:
+    """Whether planning may read weights: it may, but under `headers_only`."""
+    return not _headers_only.get()
+
+
+def header(task: LoadTensor) -> Tensor | None:
+    """What `task` would load, as a tensor without data (on the meta device); None if nothing."""
+    found = _found(task)
+    return found if found is None or task.dtype is None else found.to(dtype_from_name(task.dtype))
+
+
+def _found(task: LoadTensor) -> Tensor | None:
+    index = LoaderCache().get(task.model).index
+    for name in (task.tensor, *(task.aliases or ()), *(task.tied_names or ())):
+        if name in index.tensor_paths:
+            return _stored(index, name)
+    model_type = task.model.config(trust_remote_code=LoaderCache().trust_remote_code).model_type
+    sources = {name: (lambda name=name: _stored(index, name)) for name in index.tensor_paths}
+    for name in (task.tensor, *(task.aliases or ())):
+        converted = convert_checkpoint_tensors(model_type, sources, name)
+        if converted is not None:
+            return converted
+    return None
+
+
+def _stored(index: ShardedTensorIndex, name: str) -> Tensor:
+    path = os.path.join(index.base_path, index.tensor_paths[name])
+    if not path.endswith(".safetensors"):
+        # On the meta device torch reads the pickled structure and skips the data.
+        pickled: dict[str, Tensor] = torch.load(path, map_location="meta", weights_only=True)
+        return pickled[name]
+    with safetensors.safe_open(path, framework="pt") as file:
+        stored = file.get_slice(name)
+        dtype = _DTYPES.get(stored.get_dtype(), torch.float32)
+        return torch.empty(stored.get_shape(), dtype=dtype, device="meta")

@@ -1,0 +1,1 @@
+"""`mergekit-omp inspect`: what a swap will do, known from tokenizers and headers alone."""

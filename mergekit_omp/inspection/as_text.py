@@ -1,0 +1,250 @@
+"""The facts as text for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from mergekit_omp.inspection.checks import warnings
+from mergekit_omp.inspection.control import ControlToken, Fate
+from mergekit_omp.inspection.facts import NUMBER, Digits, Facts, ModelFacts
+
+WIDTH = 80
+ALIKE = 3
+"""Control tokens whose names differ by a number alone are listed in one line from here on."""
+
+
+def as_text(facts: Facts) -> str:
+    """The whole report."""
+    parts: list[Iterable[str]] = [_head(facts)]
+    several = len(facts.groups) > 1
+    for group in facts.groups:
+        if several or len(group) > 1:
+            parts.append(_wrapped(f"== {', '.join(str(m.model) for m in group)}"))
+        parts += [_tokens(facts, group[0]), _control(group[0]), _texts(facts, group[0])]
+    parts.append(_plan(facts))
+    parts.append(_block(facts))
+    parts.append(_warnings(facts))
+    return "\n\n".join("\n".join(part) for part in map(list, parts) if part)
+
+
+def _head(facts: Facts) -> Iterator[str]:
+    transplant = facts.run.transplant
+    yield from _wrapped(
+        f"{transplant.method.spec.name} into {transplant.base}: a dry run, nothing is written"
+        if len(transplant.models) == 1
+        else f"{transplant.method.spec.name} of {len(transplant.models)} models: a dry run, "
+        "nothing is written"
+    )
+    yield ""
+    for i, model in enumerate(transplant.models):
+        yield f"{'models' if not i and len(transplant.models) > 1 else '' if i else 'model':<11}{model}"
+    yield f"{'tokenizer':<11}{transplant.source}"
+    size = f"{transplant.output.tokens:,} tokens, {transplant.rows:,} rows"
+    before = sorted({f"{rows:,}" for rows in _rows_before(facts)})
+    yield f"{'output':<11}{size} (before: {', '.join(before)})"
+
+
+def _rows_before(facts: Facts) -> list[int]:
+    transplant = facts.run.transplant
+    return [
+        transplant.sources.rows(tensor).count
+        for aligned in transplant.aligned[:1]
+        for tensor in aligned.planned.models.values()
+    ]
+
+
+def _tokens(facts: Facts, model: ModelFacts) -> Iterator[str]:
+    counts, tokens = model.counts, facts.run.transplant.output.tokens
+    by_bytes = counts["copied"] - counts["by_role"] - counts["by_string"]
+    donors = ", ".join(model.donors)
+    lines = [
+        ("copied, the same bytes", by_bytes, ""),
+        ("copied, the same role", counts["by_role"], "bos, eos, pad, ..."),
+        ("copied, the same control token", counts["by_string"], ""),
+        ("set by `tokens:`", counts["overridden"], ""),
+        ("approximated", counts["approximated"], f"from {donors}" if donors else ""),
+        ("mean of the rows", counts["without_donor_row"], "no donor has a row"),
+    ]
+    yield _title("Tokens of the output", "rows", "share")
+    for name, count, note in lines:
+        if count or name == "approximated":
+            yield f"  {name:<32}{count:>10,}{_percent(count / tokens):>9}  {note}".rstrip()
+    yield f"  {'all':<32}{tokens:>10,}{_percent(1.0):>9}"
+    if counts["padding"]:
+        yield f"  {'rows without a token':<32}{counts['padding']:>10,}"
+    yield from _wrapped(_also(counts), indent="  ")
+
+
+def _also(counts: dict[str, int]) -> str:
+    said = [f"{counts['shared']:,} byte strings are tokens of both vocabularies"]
+    if counts["never_emitted"]:
+        said.append(
+            f"{counts['never_emitted']:,} of them not copied, since the model's tokenizer never "
+            "produces them"
+        )
+    if counts["out_of_range"]:
+        said.append(f"{counts['out_of_range']:,} tokens lie past the model's rows")
+    return "; ".join(said) + "."
+
+
+def _control(model: ModelFacts) -> Iterator[str]:
+    if not model.control:
+        return
+    yield _title("Control tokens of the output", "get")
+    width = min(48, max(len(label) for label, _ in _control_lines(model)) + 2)
+    for label, gets in _control_lines(model):
+        first, *rest = textwrap.wrap(gets, WIDTH - 2 - width) or [""]
+        yield f"  {label:<{width}}{first}" if len(label) < width else f"  {label}  {first}"
+        for line in rest:
+            yield " " * (2 + width) + line
+
+
+def _control_lines(model: ModelFacts) -> list[tuple[str, str]]:
+    groups: dict[tuple[object, ...], list[ControlToken]] = {}
+    for token in model.control:
+        copied_alike = token.fate == Fate.STRING and token.source == token.token
+        key = (
+            re.sub(r"\d+", "0", token.token),
+            token.roles,
+            token.fate,
+            None if copied_alike else token.source,
+            token.suppressed,
+        )
+        groups.setdefault(key, []).append(token)
+    lines = []
+    for tokens in groups.values():
+        shown = [tokens[0]] if len(tokens) >= ALIKE else tokens
+        for token in shown:
+            label = token.token + (f" ({', '.join(token.roles)})" if token.roles else "")
+            if len(tokens) >= ALIKE:
+                label = f"{token.token} and {len(tokens) - 1} alike"
+            lines.append((label, _gets(token)))
+    return lines
+
+
+def _gets(token: ControlToken) -> str:
+    said = str(token.fate.value)
+    if token.source_model is not None:
+        said += f": {token.source} of {token.source_model}"
+    elif token.source is not None and token.source != token.token:
+        said += f" from {token.source}"
+    if token.suppressed:
+        said += ", not to be generated (another token has the same row)"
+    return said
+
+
+def _texts(facts: Facts, model: ModelFacts) -> Iterator[str]:
+    yield _title("Digits")
+    yield f"  {'model':<10}{_digits(model.digits)}"
+    yield f"  {'output':<10}{_digits(facts.digits)}"
+    yield ""
+    yield _title("Sample, bytes per token", "model", "output", "copied")
+    unknown = False
+    for kind, reading in facts.reading.items():
+        own = model.reading[kind]
+        figures = []
+        for read in (own, reading):
+            figures.append(f"{read.bytes_per_token:.2f}" + ("*" if read.unknown else " "))
+            unknown |= bool(read.unknown)
+        share = _percent(reading.share_of(model.kept))
+        yield f"  {kind:<32}{figures[0]:>11}{figures[1]:>10}{share:>9}"
+    yield from _wrapped(
+        "copied: the share of the output's tokens in the text whose rows are the model's own."
+        + (" *: with text that the tokenizer cannot spell." if unknown else ""),
+        indent="  ",
+    )
+
+
+def _digits(digits: Digits) -> str:
+    return f"{NUMBER} is {' '.join(digits.example)} ({digits.scheme.value})"
+
+
+def _plan(facts: Facts) -> Iterator[str]:
+    yield _title("Plan", "missing", "anchors", "search", "about")
+    if not facts.steps:
+        yield "  No row is approximated."
+    for step in facts.steps:
+        search = step.search or step.method
+        seconds = _duration(step.multiply_adds * facts.seconds_per_multiply_add)
+        name = step.tensor if len(step.tensor) <= 26 else "..." + step.tensor[-23:]
+        yield (
+            f"  {name:<27}{step.missing:>8,}{step.anchors:>9,}  {search:<16}"
+            f"{seconds:>8} {step.bytes / 1e9:>4.1f} GB"
+        )
+    if facts.steps:
+        yield from _wrapped(
+            "about: on this machine, as busy as it is now; the memory is that of the "
+            "vocabulary tensors, their copies and the search. The layers of the model come on "
+            "top, as in any merge.",
+            indent="  ",
+        )
+
+
+def _block(facts: Facts) -> Iterator[str]:
+    if facts.block is not None:
+        yield from _wrapped(
+            "Control tokens that the model lacks get approximated rows. To give them the rows of "
+            "its own tokens of that purpose, write this in place of `tokenizer_source:` (or "
+            "`tokenizer:`), as far as you agree:"
+        )
+        yield ""
+        yield facts.block
+        if facts.without_counterpart:
+            names = ", ".join(token.token for token in facts.without_counterpart)
+            for line in textwrap.wrap(f"no counterpart is known for {names}", WIDTH - 6):
+                yield f"    # {line}"
+    elif facts.without_counterpart:
+        names = ", ".join(token.token for token in facts.without_counterpart)
+        yield from _wrapped(
+            f"Control tokens that the model lacks and that resemble none of its own: {names}. "
+            "They are approximated; entries under `tokenizer: tokens:` give them other rows."
+        )
+
+
+def _warnings(facts: Facts) -> Iterator[str]:
+    found = warnings(facts)
+    yield f"Warnings: {len(found) or 'none'}"
+    for i, warning in enumerate(found, 1):
+        yield from textwrap.wrap(
+            warning,
+            WIDTH,
+            initial_indent=f"{i:>2}. ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+
+def _title(name: str, *columns: str) -> str:
+    if columns == ("rows", "share"):
+        return f"{name:<34}{columns[0]:>10}{columns[1]:>9}"
+    if columns == ("model", "output", "copied"):
+        return f"{name:<34}{columns[0]:>10}{columns[1]:>10}{columns[2]:>10}"
+    if len(columns) == 4:
+        return f"{name:<29}{columns[0]:>8}{columns[1]:>9}  {columns[2]:<16}{columns[3]:>16}"
+    return name
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "< 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,175 @@
+"""Control tokens of the output: what each gets, and what to write where nothing fits.
+
+Roles follow transformers' special tokens; purposes of chat markup follow the published templates
+of the families named in `PURPOSES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from mergekit.common import ModelReference
+
+from mergekit_omp.planning import Transplant
+from mergekit_omp.tasks import RowPlan
+from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
+
+_TURN_START = (
+    *("<|im_start|>", "<|start_header_id|>", "<|header_start|>", "<start_of_turn>", "<|start|>"),
+    *("<|turn>", "[INST]", "<|user|>", "<|User|>", "<｜User｜>"),
+)
+TURN_END = (
+    *("<|im_end|>", "<|eot_id|>", "<|eot|>", "<end_of_turn>", "<|end|>", "<turn|>", "[/INST]"),
+    *("<|end_of_turn|>", "<|endofturn|>", "<|eom_id|>", "<|eom|>"),
+)
+PURPOSES: tuple[tuple[str, ...], ...] = (
+    _TURN_START,
+    TURN_END,
+    ("<|end_header_id|>", "<|header_end|>", "<|message|>", "<|im_sep|>"),
+    ("<|fim_prefix|>", "<fim_prefix>", "<|fim_begin|>", "<｜fim▁begin｜>", "[PREFIX]"),
+    ("<|fim_middle|>", "<fim_middle>", "<|fim_end|>", "<｜fim▁end｜>", "[MIDDLE]"),
+    ("<|fim_suffix|>", "<fim_suffix>", "<|fim_hole|>", "<｜fim▁hole｜>", "[SUFFIX]"),
+    ("<tool_call>", "<|tool_call|>", "[TOOL_CALLS]", "<|python_tag|>", "<|python_start|>"),
+    ("</tool_call>", "<|/tool_call|>", "<|python_end|>"),
+    ("<tool_response>", "<|tool_response|>", "[TOOL_RESULTS]"),
+    ("</tool_response>", "<|/tool_response|>", "[/TOOL_RESULTS]"),
+    ("<think>", "[THINK]", "<|channel>"),
+    ("</think>", "[/THINK]", "<channel|>"),
+    ("<|image|>", "<|image_pad|>", "<|patch|>", "[IMG]", "<image>", "<image_soft_token>"),
+    ("<|file_sep|>", "<file_sep>", "<|file_separator|>"),
+    ("<|repo_name|>", "<repo_name>", "<reponame>"),
+)
+"""Control tokens that serve one purpose in different families, the most usual first."""
+DOCUMENT_BORDERS = ("<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>")
+"""Tokens between texts, which stand for the start of a text where a model has no bos."""
+NEVER_READ = ("pad", "unk", "mask", "sep", "cls")
+"""Roles for which an approximated row does no harm to a model that writes text."""
+_SPARE = re.compile(r"reserved|unused|special_?\d|extra_?id|placeholder|dummy|<pad\d*>", re.I)
+
+
+class Fate(str, Enum):
+    """What becomes of a control token's row."""
+
+    ROLE = "copied by role"
+    STRING = "copied by string"
+    OVERRIDE = "override"
+    APPROXIMATED = "approximated"
+    MEAN = "mean of the rows"
+
+
+@dataclass(frozen=True)
+class ControlToken:
+    """One control token of the output, in one model."""
+
+    id: int
+    token: str
+    roles: tuple[str, ...]
+    fate: Fate
+    source: str | None
+    """The token that it is copied from."""
+    source_model: str | None
+    """The model that an override takes it from."""
+    suppressed: bool
+    """It shares its row with a more telling token, and is not to be generated."""
+
+    @property
+    def spare(self) -> bool:
+        """Whether its name says that no text uses it."""
+        return not self.roles and bool(_SPARE.search(self.token))
+
+
+def control_tokens(
+    transplant: Transplant, plan: RowPlan, alignment: Alignment, gained: frozenset[str]
+) -> list[ControlToken]:
+    """All control tokens of the output, and added markup that found no row, by id.
+
+    `gained` are ordinary tokens that a union adds: they are no markup.
+    """
+    output, model = transplant.output, alignment.model
+    overrides = {row: (source, at) for row, source, at in plan.overrides}
+    copied, unserved = set(plan.copied_to.tolist()), set(plan.unserved.tolist())
+    roles: dict[int, list[str]] = {}
+    for role, i in output.roles.items():
+        roles.setdefault(i, []).append(role)
+    found = []
+    for i in np.flatnonzero((output.kinds == Kind.CONTROL) | output.added).tolist():
+        token = output.strings[i] or ""
+        if output.kinds[i] != Kind.CONTROL and (
+            token in gained or (i in copied and alignment.match[i] == Match.BYTES)
+        ):
+            continue
+        source: str | None = None
+        source_model: ModelReference | None = None
+        if i in overrides:
+            source_model, row = overrides[i]
+            fate, source = Fate.OVERRIDE, _override_source(transplant, source_model, row)
+        elif i in copied:
+            fate = Fate.ROLE if alignment.match[i] == Match.ROLE else Fate.STRING
+            source = model.strings[int(alignment.source[i])]
+        else:
+            fate = Fate.MEAN if i in unserved else Fate.APPROXIMATED
+        suppressed = bool(alignment.repeated[i]) and i in copied
+        named = None if source_model is None else str(source_model)
+        played = tuple(roles.get(i, ()))
+        found.append(ControlToken(i, token, played, fate, source, named, suppressed))
+    return found
+
+
+def _override_source(transplant: Transplant, model: ModelReference | None, row: int) -> str:
+    if model is None:
+        return "a row of zeros"
+    strings = transplant.vocabularies.vocabulary(model).strings
+    named = strings[row] if row < len(strings) else None
+    return f"id {row}" if named is None else named
+
+
+def unmatched(tokens: Iterable[ControlToken]) -> list[ControlToken]:
+    """Those that something is worth saying for: not copied, set or spare, and seen by a model."""
+    return [
+        token
+        for token in tokens
+        if token.fate in (Fate.APPROXIMATED, Fate.MEAN)
+        and not token.spare
+        and not (token.roles and set(token.roles) <= set(NEVER_READ))
+    ]
+
+
+def counterparts(tokens: Iterable[ControlToken], model: Vocabulary) -> dict[str, str]:
+    """For unmatched tokens the model's control tokens of the same purpose, as far as names tell.
+
+    None of the model's is named twice: in a head two tokens would share its probability.
+    """
+    tokens = list(tokens)
+    taken = {token.source for token in tokens if token.fate == Fate.OVERRIDE}
+    found: dict[str, str] = {}
+    for token in sorted(unmatched(tokens), key=_usualness):
+        other = _counterpart(token, model)
+        if other is not None and other not in taken:
+            found[token.token] = other
+            taken.add(other)
+    return found
+
+
+def _usualness(token: ControlToken) -> int:
+    return min((p.index(token.token) for p in PURPOSES if token.token in p), default=0)
+
+
+def _counterpart(token: ControlToken, model: Vocabulary) -> str | None:
+    held = {
+        model.strings[i]: i for i in np.flatnonzero((model.kinds == Kind.CONTROL) | model.added)
+    }
+    own = {role: model.strings[i] for role, i in model.roles.items()}
+    if "eos" in token.roles:
+        return own.get("eos")
+    if "bos" in token.roles:
+        borders = [border for border in DOCUMENT_BORDERS if border in held]
+        return borders[0] if borders else own.get("eos")
+    for purpose in PURPOSES:
+        if token.token in purpose:
+            same = next((other for other in purpose if other in held), None)
+            return own.get("eos") if same is None and purpose is TURN_END else same
+    return None

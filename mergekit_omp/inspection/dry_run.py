@@ -1,0 +1,120 @@
+"""A merge planned as `mergekit-yaml` plans it, from tokenizers and headers, and not run.
+
+The steps are those of `mergekit.merge.run_merge` up to the plan, so that an error in a config is
+found by the same code and says the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import huggingface_hub
+import peft
+from mergekit import merge
+from mergekit.architecture import get_architecture_info
+from mergekit.common import ModelReference, dtype_from_name
+from mergekit.config import MergeConfiguration
+from mergekit.io import LazyTensorLoader, ShardedTensorIndex
+from mergekit.io.tasks import LoaderCache
+from mergekit.options import MergeOptions
+from mergekit.plan import MergePlanner
+from transformers import PreTrainedTokenizerBase
+
+from mergekit_omp.headers import headers_only
+from mergekit_omp.merge_config import TokenizerSource, models_in_order, tokenizer_source
+from mergekit_omp.methods import find
+from mergekit_omp.planning import Transplant
+
+
+@dataclass(frozen=True, eq=False)
+class DryRun:
+    """A planned merge. `tokenizer` is the output's, with the chat template that it will have."""
+
+    config: MergeConfiguration
+    transplant: Transplant
+    tokenizer: PreTrainedTokenizerBase
+
+
+@contextlib.contextmanager
+def dry_run(config: MergeConfiguration, options: MergeOptions) -> Iterator[DryRun | None]:
+    """Plan a merge; None where its merge method is not one of ours.
+
+    The headers of its checkpoints can be asked for within the context. Raises what mergekit-yaml
+    would raise: TransplantError, or mergekit's own errors.
+    """
+    with headers_only(), _loaders_without_weights():
+        yield _plan(config, options)
+
+
+def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun | None:
+    if not config.models and not config.slices and not config.modules:
+        raise RuntimeError("No output requested")
+    architecture = get_architecture_info(config, options)
+    LoaderCache().setup(options=options)
+    out_config = merge._model_out_config(
+        config, architecture, trust_remote_code=options.trust_remote_code
+    )
+    _open_models(config, options)
+    ours = find(config.merge_method)
+    if ours:
+        _open_donor(tokenizer_source(config), options)
+    planner = MergePlanner(config, architecture, options=options, out_model_config=out_config)
+    planner._plan()
+    for dtype in (config.dtype, config.out_dtype):
+        dtype_from_name(dtype)
+    if ours is None:
+        return None
+    transplant: Transplant = planner._transplant
+    merge._set_chat_template(transplant.tokenizer, config)
+    return DryRun(config, transplant, transplant.tokenizer)
+
+
+@contextlib.contextmanager
+def _loaders_without_weights() -> Iterator[None]:
+    """Leave mergekit's cache of checkpoints as it was: here it may hold stand-ins."""
+    held = dict(LoaderCache().loaders)
+    try:
+        yield
+    finally:
+        LoaderCache.loaders.clear()
+        LoaderCache.loaders.update(held)
+
+
+def _open_models(config: MergeConfiguration, options: MergeOptions) -> None:
+    """Have mergekit find every checkpoint's index, without merging a LoRA or fetching weights."""
+    cache = LoaderCache()
+    for model in models_in_order(config):
+        if _has_no_files_yet(model):
+            cache.loaders[model] = _loader(model, options)
+        cache.get(model)
+
+
+def _open_donor(source: TokenizerSource, options: MergeOptions) -> None:
+    if isinstance(source, ModelReference) and _has_no_files_yet(source):
+        # A donor without weights is for planning to judge: some methods need none.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            LoaderCache().loaders[source] = _loader(source, options)
+
+
+def _has_no_files_yet(model: ModelReference) -> bool:
+    return bool(model.lora) or not os.path.exists(model.model.path)
+
+
+def _loader(model: ModelReference, options: MergeOptions) -> LazyTensorLoader:
+    if model.lora:
+        if not options.lora_merge_cache:
+            model.merged(cache_dir=None)
+        peft.PeftConfig.from_pretrained(model.lora.path, revision=model.lora.revision)
+    # A merged LoRA leaves the shapes of its model as they are.
+    path = model.model.path
+    if not os.path.exists(path):
+        path = huggingface_hub.snapshot_download(
+            path,
+            revision=model.model.revision,
+            cache_dir=options.transformers_cache,
+            local_files_only=True,
+        )
+    return LazyTensorLoader(ShardedTensorIndex.from_disk(path), lazy_unpickle=options.lazy_unpickle)

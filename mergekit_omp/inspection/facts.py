@@ -1,0 +1,167 @@
+"""Everything that `inspect` finds out about a planned merge, gathered for text and JSON alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from mergekit.common import ModelReference
+from transformers import PreTrainedTokenizerBase
+
+from mergekit_omp.inspection.control import ControlToken, control_tokens, counterparts, unmatched
+from mergekit_omp.inspection.dry_run import DryRun
+from mergekit_omp.inspection.estimate import Step, present, seconds_per_multiply_add, steps
+from mergekit_omp.inspection.sample import Reading, read_samples
+from mergekit_omp.inspection.tokens_block import tokens_block
+from mergekit_omp.tasks import RowPlan
+from mergekit_omp.vocabulary import (
+    Alignment,
+    DigitScheme,
+    Vocabulary,
+    digit_example,
+    digit_scheme,
+)
+
+NUMBER = "1234567"
+
+
+@dataclass(frozen=True)
+class Digits:
+    """How a tokenizer cuts numbers."""
+
+    scheme: DigitScheme
+    example: tuple[str, ...]
+    """What it makes of `NUMBER`."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFacts:
+    """One model of the merge."""
+
+    model: ModelReference
+    vocabulary: Vocabulary
+    tokenizer: PreTrainedTokenizerBase
+    donors: tuple[str, ...]
+    """Those that serve rows which it lacks, in their order."""
+    entries: tuple[dict[str, Any], ...]
+    """What the merge's record will say of each of its vocabulary tensors."""
+    alignment: Alignment
+    kept: Bool[np.ndarray, "rows"]
+    """The output's rows that are its own (copied) or set by `tokens:`."""
+    control: tuple[ControlToken, ...]
+    digits: Digits
+    reading: Mapping[str, Reading]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of its first vocabulary tensor, which is the input embedding."""
+        counts: dict[str, int] = self.entries[0]["counts"]
+        return counts
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """A planned merge, as a user wants to know it before it runs."""
+
+    run: DryRun
+    models: tuple[ModelFacts, ...]
+    digits: Digits
+    """Of the output's tokenizer."""
+    reading: Mapping[str, Reading]
+    """Of the output's tokenizer."""
+    steps: tuple[Step, ...]
+    seconds_per_multiply_add: float
+    block: str | None
+    """A `tokenizer:` block for control tokens of the base that have a likely counterpart."""
+    without_counterpart: tuple[ControlToken, ...]
+    """Unmatched control tokens for which no counterpart is known."""
+
+    @property
+    def groups(self) -> list[list[ModelFacts]]:
+        """The models by vocabulary, in the order of the config."""
+        groups: dict[tuple[str, str], list[ModelFacts]] = {}
+        for facts in self.models:
+            key = (facts.vocabulary.fingerprint, repr(facts.counts))
+            groups.setdefault(key, []).append(facts)
+        return list(groups.values())
+
+
+def gather(run: DryRun) -> Facts:
+    """Find out everything; within the dry run, since headers are read."""
+    transplant = run.transplant
+    digits: dict[str, Digits] = {}
+    readings: dict[str, dict[str, Reading]] = {}
+
+    def known(vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase) -> None:
+        key = vocabulary.fingerprint
+        if key not in digits:
+            digits[key] = Digits(digit_scheme(vocabulary), tuple(digit_example(vocabulary, NUMBER)))
+            readings[key] = read_samples(tokenizer)
+
+    known(transplant.output, run.tokenizer)
+    models = []
+    for model in transplant.models:
+        found = [
+            (aligned, plan)
+            for aligned in transplant.aligned
+            for plan in aligned.task.plans
+            if plan.model == model
+        ]
+        if not found:
+            # A model without a vocabulary tensor in the merge: the middle of a stack of slices.
+            continue
+        vocabulary = transplant.vocabularies.vocabulary(model)
+        tokenizer = transplant.vocabularies.tokenizer(model)
+        known(vocabulary, tokenizer)
+        aligned, plan = found[0]
+        entries = tuple(transplant.entries(model))
+        alignment = transplant.planner.alignments[aligned.planned.weight.name, model]
+        control = control_tokens(transplant, plan, alignment, frozenset(transplant.sources.gained))
+        models.append(
+            ModelFacts(
+                model=model,
+                vocabulary=vocabulary,
+                tokenizer=tokenizer,
+                donors=tuple(
+                    dict.fromkeys(d["model"] for entry in entries for d in entry["donors"])
+                ),
+                entries=entries,
+                alignment=alignment,
+                kept=_kept(plan),
+                control=tuple(control),
+                digits=digits[vocabulary.fingerprint],
+                reading=readings[vocabulary.fingerprint],
+            )
+        )
+    block, rest = _block(run, models)
+    return Facts(
+        run=run,
+        models=tuple(models),
+        digits=digits[transplant.output.fingerprint],
+        reading=readings[transplant.output.fingerprint],
+        steps=tuple(steps(transplant)),
+        seconds_per_multiply_add=seconds_per_multiply_add(present(transplant.options.device)),
+        block=block,
+        without_counterpart=rest,
+    )
+
+
+def _kept(plan: RowPlan) -> Bool[np.ndarray, "rows"]:
+    kept = np.zeros(plan.rows, dtype=bool)
+    kept[plan.copied_to] = True
+    kept[[row for row, _, _ in plan.overrides]] = True
+    return kept
+
+
+def _block(run: DryRun, models: list[ModelFacts]) -> tuple[str | None, tuple[ControlToken, ...]]:
+    base = next((facts for facts in models if facts.model == run.transplant.base), None)
+    if base is None or run.transplant.source == "union":
+        # In a union each model's markup is to stay its own.
+        return None, ()
+    named = counterparts(base.control, base.vocabulary)
+    rest = [token for token in unmatched(base.control) if token.token not in named]
+    block = tokens_block(run.config, base.model, named) if named else None
+    return block, tuple(rest)
