@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Float32, Int, Int8
 
 FILE_NAME = "tokenizer_transplant.npz"
+KEY = "rows"
+"""Of the facts in a tensor's entry, until they are saved."""
 
 
 class Origin(IntEnum):
@@ -45,25 +47,31 @@ class RowFacts:
         copied: Int[np.ndarray, "copied"],
         approximated: Iterable[Int[np.ndarray, "some"]],
         unserved: Int[np.ndarray, "unserved"],
-        overridden: Iterable[int],
+        overrides: Iterable[tuple[Any, ...]],
     ) -> RowFacts:
-        """Facts without residuals, from the output ids of each kind."""
+        """Facts without residuals, from the output ids of each kind (`overrides` start with it)."""
         origin = np.full(rows, Origin.PADDING, dtype=np.int8)
         origin[copied] = Origin.COPIED
         for ids in approximated:
             origin[ids] = Origin.APPROXIMATED
         origin[unserved] = Origin.WITHOUT_DONOR_ROW
-        origin[list(overridden)] = Origin.OVERRIDDEN
+        origin[[output_id for output_id, *_ in overrides]] = Origin.OVERRIDDEN
         return cls(origin, np.full(rows, np.nan, dtype=np.float32))
 
 
-def save(folder: Path, facts: dict[tuple[int, int], RowFacts]) -> None:
-    """Writes the facts of each (model, tensor), counted as in the record; the same bytes always."""
+def save(folder: str, record: dict[str, Any]) -> None:
+    """Moves the facts out of a record, where the tensors' entries hold them; the same bytes always.
+
+    An entry is known by the numbers of its model and of itself in the record.
+    """
     arrays: dict[str, Any] = {}
-    for (model, tensor), found in facts.items():
-        arrays[f"origin.{model}.{tensor}"] = found.origin
-        arrays[f"relative_residual.{model}.{tensor}"] = found.relative_residual
-    np.savez_compressed(folder / FILE_NAME, **arrays)
+    for m, model in enumerate(record["models"]):
+        for t, entry in enumerate(model["tensors"]):
+            facts = entry.pop(KEY, None)
+            if facts is not None:
+                arrays[f"origin.{m}.{t}"] = facts.origin
+                arrays[f"relative_residual.{m}.{t}"] = facts.relative_residual
+    np.savez_compressed(Path(folder) / FILE_NAME, **arrays)
 
 
 def load(folder: Path) -> dict[tuple[int, int], RowFacts] | None:

@@ -1,0 +1,76 @@
+"""The anchors of a few approximated tokens, coded once more as the merge coded them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mergekit_omp.approximation import AnchorCoding, Code, FactoredCode, Needs, RaggedCode, Texts
+from mergekit_omp.pursuit import SparseCode
+from mergekit_omp.report.contents import Anchor
+from mergekit_omp.report.token_text import shown
+from mergekit_omp.tasks import Filling, vocabulary_first
+from mergekit_omp.vocabulary import Vocabulary
+
+SHOWN = 4
+"""Anchors to a token: those of the largest weights, whatever their signs."""
+
+
+def anchors_of(
+    filling: Filling,
+    places: Int[np.ndarray, "tokens"],
+    model: Vocabulary,
+) -> list[tuple[Anchor, ...]]:
+    """The heaviest anchors of the missing tokens at `places` of the filling.
+
+    Empty for methods that do not code in anchors. Raises ValueError as the method does.
+    """
+    method = filling.approximation
+    if not isinstance(method, AnchorCoding) or not len(places):
+        return [() for _ in places]
+    donor = None
+    if filling.donor is not None and Needs.DONOR_ROWS in method.needs:
+        donor = vocabulary_first(filling.donor.execute(), filling.donor_axis)
+    plan = replace(
+        filling.plan,
+        targets=filling.plan.targets[places],
+        texts=_texts(filling.plan.texts, places),
+        progress=False,
+    )
+    code = method.encode(plan.space(method.needs, donor))
+    return [
+        tuple(Anchor(_named(model, row), weight) for row, weight in _heaviest(*_weights(code, i)))
+        for i in range(len(places))
+    ]
+
+
+def _texts(texts: Texts | None, places: Int[np.ndarray, "tokens"]) -> Texts | None:
+    if texts is None:
+        return None
+    return replace(texts, missing=[texts.missing[i] for i in places])
+
+
+def _weights(code: Code, i: int) -> tuple[Tensor, Tensor]:
+    """Rows of the base and their weights, for one target."""
+    if isinstance(code, SparseCode):
+        used = code.coefficients[i] != 0
+        return code.indices[i][used], code.coefficients[i][used]
+    if isinstance(code, RaggedCode):
+        part = slice(int(code.offsets[i]), int(code.offsets[i + 1]))
+        return code.indices[part], code.coefficients[part]
+    assert isinstance(code, FactoredCode)
+    return code.indices, (code.right @ code.left[i]) * code.scales[i] * code.right_scales
+
+
+def _heaviest(rows: Tensor, weights: Tensor) -> list[tuple[int, float]]:
+    order = torch.argsort(weights.abs(), descending=True, stable=True)[:SHOWN]
+    return list(zip(rows[order].tolist(), weights[order].tolist(), strict=True))
+
+
+def _named(model: Vocabulary, row: int) -> str:
+    content = model.content[row]
+    return shown(content if content is not None else model.strings[row] or f"id {row}")

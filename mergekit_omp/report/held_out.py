@@ -1,0 +1,192 @@
+"""The held-out check: shared tokens are made out to be missing, approximated, and compared.
+
+The truth is known for them: the model's own rows. What predicts the loss is how well the offset
+of a row from the mean row is met, since softmax does not see what all rows of a head have in
+common: a method that writes the mean row says nothing, and scores 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from mergekit_omp.approximation import APPROXIMATIONS, Approximation, Needs, Part, Problem
+from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.moments import finite_mean
+from mergekit_omp.report.hidden_texts import hidden_texts
+from mergekit_omp.report.look_alikes import Pairs, look_alikes
+from mergekit_omp.tasks import Filling, SpacePlan, vocabulary_first
+from mergekit_omp.vocabulary import Vocabulary
+
+FEWEST = 20
+"""Hidden tokens below which figures would mean nothing."""
+_LARGEST_SHARE = 10
+"""At most one anchor in so many is hidden, so that the problem stays the one of the merge."""
+_NEGLIGIBLE = 1e-5
+"""An offset from the mean row below this share of the row is rounding."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one method fares on one tensor's hidden tokens."""
+
+    method: str
+    parameters: dict[str, object]
+    recorded: bool
+    """Whether it is the method of the merge, with its parameters."""
+    score: float
+    """Mean cosine of the offsets from the mean row: 1 for the row itself, 0 for no information."""
+    cosine: float
+    """Mean cosine of approximated and true row."""
+    norm_ratio: float
+    """Median of the approximated over the true norm."""
+    error: float
+    """Squared error over the squared norm of the true rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The check of one tensor of one model."""
+
+    hidden: int
+    anchors: int
+    """How many anchors were left."""
+    outcomes: tuple[Outcome, ...]
+    """The method of the merge first, then the rest from the best score to the worst."""
+    refused: dict[str, str]
+    """Methods that could not be run, and why."""
+    scores: Float[np.ndarray, "hidden"]
+    """Of the method of the merge, token by token."""
+    examples: tuple[tuple[bytes, bytes, float], ...]
+    """Some hidden tokens: what it is, the missing token it stands for, its score."""
+
+
+def held_out(
+    part: Part,
+    filling: Filling,
+    model: Vocabulary,
+    donor: Vocabulary,
+    missing: list[bytes | None],
+    base: Float[Tensor, "base_rows dim"],
+    count: int,
+    methods: list[Approximation],
+) -> HeldOut | None:
+    """Hides tokens and approximates them by each of `methods`, of which the first is the merge's.
+
+    `base` is the model's matrix. Its hidden rows are not finite meanwhile, so that no method can
+    see them; afterwards they are back. None where there are too few anchors for a check.
+    """
+    plan = filling.plan
+    texts = [model.content[row] for row in plan.anchor_rows]
+    count = min(count, len(plan.anchors) // _LARGEST_SHARE)
+    pairs = look_alikes(missing, plan.targets, texts, plan.anchors, count)
+    if len(pairs.hidden) < FEWEST:
+        return None
+    rows = plan.anchor_rows[pairs.hidden]
+    true = base[torch.from_numpy(rows)].to(working_dtype(base))
+    space = _without(plan, pairs, model, donor, len(base), rows)
+    donor_rows = None
+    if filling.donor is not None:
+        donor_rows = vocabulary_first(filling.donor.execute(), filling.donor_axis)
+    index = torch.from_numpy(rows)
+    kept = base[index].clone()
+    base[index] = torch.nan
+    try:
+        mean = finite_mean(base).to(true.dtype)
+        outcomes, refused, first = [], {}, None
+        for i, method in enumerate(methods):
+            problem = Problem(part=part, base=base, space=space.space(frozenset(Needs), donor_rows))
+            try:
+                found = method.rows(problem)
+            except ValueError as error:
+                refused[method.name] = str(error)
+                continue
+            scores = _offset_cosines(found, true, mean)
+            outcomes.append(_outcome(method, found, true, scores, recorded=i == 0))
+            first = scores if first is None else first
+    finally:
+        base[index] = kept
+    if first is None:
+        return None
+    ranked = sorted(outcomes[1:], key=lambda outcome: -outcome.score)
+    shown = np.linspace(0, len(rows) - 1, 12).astype(int)
+    return HeldOut(
+        hidden=len(rows),
+        anchors=len(space.anchors),
+        outcomes=(outcomes[0], *ranked),
+        refused=refused,
+        scores=first.numpy(),
+        examples=tuple(
+            (texts[pairs.hidden[i]] or b"", missing[pairs.missing[i]] or b"", float(first[i]))
+            for i in shown
+        ),
+    )
+
+
+def all_methods(recorded: Approximation) -> list[Approximation]:
+    """The recorded method, then every one with its defaults that is not the very same."""
+    others = [kind() for kind in APPROXIMATIONS.values()]
+    return [recorded, *(other for other in others if other != recorded)]
+
+
+def _without(
+    plan: SpacePlan,
+    pairs: Pairs,
+    model: Vocabulary,
+    donor: Vocabulary,
+    base_rows: int,
+    rows: Int64[np.ndarray, "hidden"],
+) -> SpacePlan:
+    left = np.delete(np.arange(len(plan.anchors)), pairs.hidden)
+    return SpacePlan(
+        targets=plan.anchors[pairs.hidden],
+        anchors=plan.anchors[left],
+        anchor_rows=plan.anchor_rows[left],
+        texts=hidden_texts(model, donor, base_rows, rows.tolist()),
+        progress=False,
+    )
+
+
+def _offset_cosines(
+    found: Float[Tensor, "hidden dim"],
+    true: Float[Tensor, "hidden dim"],
+    mean: Float[Tensor, "dim"],
+) -> Float[Tensor, "hidden"]:
+    """Cosines of the offsets from the mean row; 0 where the approximated row is the mean row."""
+    offset, wanted = found.to(true) - mean, true - mean
+    lengths = offset.norm(dim=1)
+    cosines = torch.cosine_similarity(offset, wanted, dim=1)
+    return cosines.where(lengths > _NEGLIGIBLE * true.norm(dim=1), 0)
+
+
+def _outcome(
+    method: Approximation,
+    found: Float[Tensor, "hidden dim"],
+    true: Float[Tensor, "hidden dim"],
+    scores: Float[Tensor, "hidden"],
+    *,
+    recorded: bool,
+) -> Outcome:
+    found = found.to(true)
+    return Outcome(
+        method=method.name,
+        parameters=_told_parameters(method),
+        recorded=recorded,
+        score=float(scores.mean()),
+        cosine=float(torch.cosine_similarity(found, true, dim=1).mean()),
+        norm_ratio=float((found.norm(dim=1) / true.norm(dim=1)).median()),
+        error=float((found - true).square().sum() / true.square().sum()),
+    )
+
+
+def _told_parameters(method: Approximation) -> dict[str, object]:
+    """Those that are not the default, and k."""
+    return {
+        name: value
+        for name, value in method.model_dump(mode="json").items()
+        if name == "k" or value != type(method).model_fields[name].default
+    }

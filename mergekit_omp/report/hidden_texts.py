@@ -1,0 +1,44 @@
+"""The texts of a problem in which some shared tokens are made out to be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mergekit_omp.approximation.base import Texts
+from mergekit_omp.vocabulary import Vocabulary
+
+
+def hidden_texts(
+    model: Vocabulary, donor: Vocabulary, base_rows: int, hidden: Sequence[int]
+) -> Texts:
+    """Texts in which the model has no token at the rows `hidden`, which are the missing ones."""
+    gone = frozenset(hidden)
+    return Texts(
+        missing=[model.content[row] for row in hidden],
+        base=[None if row in gone else text for row, text in enumerate(model.content[:base_rows])],
+        donor=donor.content,
+        segment_in_base=_segmenter(model.segment, gone),
+        segment_in_donor=donor.segment,
+    )
+
+
+def _segmenter(
+    segment: Callable[[Sequence[bytes]], list[list[int]]], gone: frozenset[int]
+) -> Callable[[Sequence[bytes]], list[list[int]]]:
+    """`segment` without the tokens that are gone: a text that needs one is cut in two first.
+
+    Of all places for the cut, the first that leaves fewest pieces; no pieces where none will do.
+    """
+
+    def without(pieces: Sequence[bytes]) -> list[list[int]]:
+        found = segment(pieces)
+        for i, (piece, ids) in enumerate(zip(pieces, found, strict=True)):
+            if gone.isdisjoint(ids):
+                continue
+            halves = [half for cut in range(1, len(piece)) for half in (piece[:cut], piece[cut:])]
+            cut_ids = segment(halves)
+            whole = [a + b for a, b in zip(cut_ids[::2], cut_ids[1::2], strict=True) if a and b]
+            found[i] = min((ids for ids in whole if gone.isdisjoint(ids)), key=len, default=[])
+        return found
+
+    return without

@@ -1,0 +1,248 @@
+"""One vocabulary tensor's part of the report, with as much in it as the models at hand allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mergekit_omp.approximation.moments import finite_mean
+from mergekit_omp.report.anchors_of import anchors_of
+from mergekit_omp.report.contents import Anchor, Outlier, Section, TokenFacts
+from mergekit_omp.report.held_out import HeldOut, all_methods, held_out
+from mergekit_omp.report.outliers import Sizes
+from mergekit_omp.report.replan import PlannedRows, Replanned
+from mergekit_omp.report.row_facts import Origin, RowFacts
+from mergekit_omp.report.row_map import row_map
+from mergekit_omp.report.row_norms import row_norms
+from mergekit_omp.report.token_text import shown
+from mergekit_omp.tasks import Filling, vocabulary_first
+from mergekit_omp.vocabulary import Vocabulary
+
+WORST = 15
+"""Tokens in each table."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """How much of a check to make."""
+
+    hidden: int
+    """Tokens to hide."""
+    compare: bool
+    """Whether to run every method."""
+
+
+def section(
+    model: str,
+    entry: dict[str, Any],
+    matrix: Float[Tensor, "rows dim"],
+    output: Vocabulary,
+    facts: RowFacts | None,
+    planned: Replanned | None,
+    wanted: Wanted,
+    compared: Replanned | None = None,
+) -> Section:
+    """Puts together what can be told of a tensor.
+
+    `matrix` is the output's. `facts` are the merge's own; `planned` is None where the models are
+    not at hand. `compared` is the same merge planned with a donor's rows, where other methods
+    need them.
+    """
+    rows = planned.tensors.get((model, entry["tensor"])) if planned is not None else None
+    facts = facts if facts is not None else _facts_of(rows)
+    notes = []
+    if facts is None:
+        notes.append(
+            "Which rows were copied is not known: the merge left no tokenizer_transplant.npz, and "
+            "the models are not at hand."
+        )
+    norms = row_norms(matrix)
+    copied, new = (_ids(facts, kind) for kind in (Origin.COPIED, Origin.APPROXIMATED))
+    shown_norms = {"approximated": norms[new], "copied": norms[copied]}
+    base = rows.base() if rows is not None else None
+    if base is not None:
+        shown_norms["all rows of the model"] = row_norms(base)
+    if facts is None:
+        shown_norms = {"all rows of the output": norms}
+    if entry["part"] == "head_bias":
+        return Section(
+            model, entry, shown_norms, np.empty(0), None, (), (), None, None, tuple(notes)
+        )
+    tokens = _Tokens(output, norms, facts, rows)
+    outliers = None if base is None or rows is None else _outliers(tokens, rows, matrix, base)
+    worst, largest = tokens.worst(), tokens.largest()
+    anchors = tokens.anchors([*worst, *largest, *(i for i, *_ in outliers or ())])
+    check = None
+    if base is not None and wanted.hidden:
+        check = _check(model, entry, base, planned, compared, wanted)
+    residuals = facts.relative_residual if facts is not None else np.empty(0)
+    return Section(
+        model=model,
+        entry=entry,
+        norms=shown_norms,
+        residuals=residuals[np.isfinite(residuals)],
+        row_map=row_map(matrix, copied, new),
+        worst=tuple(tokens.facts(i, anchors) for i in worst),
+        largest=tuple(tokens.facts(i, anchors) for i in largest),
+        outliers=None
+        if outliers is None
+        else tuple(Outlier(tokens.facts(i, anchors), t, s) for i, t, s in outliers),
+        held_out=check,
+        notes=tuple(notes),
+    )
+
+
+def _facts_of(rows: PlannedRows | None) -> RowFacts | None:
+    if rows is None:
+        return None
+    plan = rows.plan
+    return RowFacts.of(
+        plan.rows,
+        plan.copied_to,
+        [filling.rows for filling in plan.fillings],
+        plan.unserved,
+        plan.overrides,
+    )
+
+
+def _ids(facts: RowFacts | None, kind: Origin) -> Int[np.ndarray, "some"]:
+    return np.flatnonzero(facts.origin == kind) if facts is not None else np.empty(0, np.int64)
+
+
+class _Tokens:
+    """Approximated tokens of one tensor."""
+
+    def __init__(
+        self,
+        output: Vocabulary,
+        norms: Float[np.ndarray, "rows"],
+        facts: RowFacts | None,
+        rows: PlannedRows | None,
+    ):
+        self._output = output
+        self._norms = norms
+        self._facts = facts
+        self._rows = rows
+        self._new = _ids(facts, Origin.APPROXIMATED)
+
+    def worst(self) -> list[int]:
+        """Of the largest residuals."""
+        if self._facts is None:
+            return []
+        residuals = self._facts.relative_residual[self._new]
+        coded = self._new[np.isfinite(residuals)]
+        return _top(coded, self._facts.relative_residual[coded])
+
+    def largest(self) -> list[int]:
+        """Of the largest norms."""
+        return _top(self._new, self._norms[self._new])
+
+    def facts(self, i: int, anchors: dict[int, tuple[Anchor, ...]]) -> TokenFacts:
+        residual = self._facts.relative_residual[i] if self._facts is not None else np.nan
+        return TokenFacts(
+            id=i,
+            text=self._text(i),
+            residual=float(residual) if np.isfinite(residual) else None,
+            norm=float(self._norms[i]),
+            anchors=anchors.get(i, ()),
+        )
+
+    def anchors(self, ids: Sequence[int]) -> dict[int, tuple[Anchor, ...]]:
+        """The anchors of some tokens."""
+        found: dict[int, tuple[Anchor, ...]] = {}
+        for filling in self._rows.plan.fillings if self._rows is not None else ():
+            chosen = np.unique(np.array(ids, dtype=np.int64))
+            places = np.flatnonzero(np.isin(filling.rows, chosen))
+            assert self._rows is not None
+            coded = anchors_of(filling, places, self._rows.vocabulary)
+            found |= dict(zip(filling.rows[places].tolist(), coded, strict=True))
+        return found
+
+    def _text(self, i: int) -> str:
+        known = i < self._output.size
+        content = self._output.content[i] if known else None
+        if content is not None:
+            return shown(content)
+        return shown((self._output.strings[i] if known else None) or f"id {i}")
+
+
+def _top(ids: Int[np.ndarray, "ids"], values: Float[np.ndarray, "ids"]) -> list[int]:
+    finite = np.where(np.isfinite(values), values, np.inf)
+    top: list[int] = ids[np.argsort(-finite, kind="stable")[:WORST]].tolist()
+    return top
+
+
+def _outliers(
+    tokens: _Tokens,
+    rows: PlannedRows,
+    matrix: Float[Tensor, "rows dim"],
+    base: Float[Tensor, "base_rows dim"],
+) -> list[tuple[int, float, float]] | None:
+    """Suspicious tokens, the largest first: id, how large here, how large in the donor."""
+    found, compared = [], False
+    middle = finite_mean(base)
+    sizes_of_base = row_norms(base, middle=middle)
+    for filling in rows.plan.fillings:
+        if filling.donor is None:
+            continue
+        compared = True
+        donor = vocabulary_first(filling.donor.execute(), filling.donor_axis)
+        centre = finite_mean(donor)
+        sizes = Sizes(
+            out=row_norms(matrix, filling.rows, middle),
+            base=sizes_of_base,
+            donor=row_norms(donor, filling.plan.targets, centre),
+            donor_anchors=row_norms(donor, filling.plan.anchors, centre),
+        )
+        for place in np.flatnonzero(sizes.suspicious):
+            found.append(
+                (
+                    int(filling.rows[place]),
+                    float(sizes.out_times[place]),
+                    float(sizes.donor_share[place]),
+                )
+            )
+    return sorted(found, key=lambda one: -one[1])[:WORST] if compared else None
+
+
+def _check(
+    model: str,
+    entry: dict[str, Any],
+    base: Float[Tensor, "base_rows dim"],
+    planned: Replanned | None,
+    compared: Replanned | None,
+    wanted: Wanted,
+) -> HeldOut | None:
+    assert planned is not None
+    rows = planned.tensors[model, entry["tensor"]]
+    filling = _main_filling(rows)
+    if filling is None:
+        return None
+    method = filling.approximation
+    if compared is not None:
+        # The same rows, with those of the donor beside them.
+        rows = compared.tensors[model, entry["tensor"]]
+        filling = _main_filling(rows) or filling
+    donor = (compared or planned).donors.get(
+        str(filling.donor.model) if filling.donor is not None else "", planned.output
+    )
+    return held_out(
+        filling.part,
+        filling,
+        rows.vocabulary,
+        donor,
+        [planned.output.content[i] for i in filling.rows],
+        base,
+        wanted.hidden,
+        all_methods(method) if wanted.compare else [method],
+    )
+
+
+def _main_filling(rows: PlannedRows) -> Filling | None:
+    """The filling of most rows."""
+    return max(rows.plan.fillings, key=lambda filling: len(filling.rows), default=None)
