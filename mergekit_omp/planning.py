@@ -162,6 +162,7 @@ class Transplant:
         record = transplant_record(
             merge_method=self.method.spec.name,
             approximation=self.method.approximation.name,
+            base_model=str(self.base),
             tokenizer_source=str(self.source),
             rows=self.rows,
             tokens=self.output.tokens,
