@@ -41,6 +41,8 @@ class _Donated:
     tensor: VocabularyTensor | None
     ids: np.ndarray
     """Its id for each output id, -1 where it has no usable row."""
+    companion: VocabularyTensor | None = None
+    """Its other matrix, where there is one and the approximation asks for it."""
 
 
 class RowPlanner:
@@ -215,7 +217,11 @@ class RowPlanner:
             rows = self.sources.donor_rows(tensor)
             ids = self.sources.donor_ids(donor.vocabulary, rows.count)
             ids[(ids >= 0) & ~rows.usable[np.maximum(ids, 0)]] = -1
-            donated.append(_Donated(model, donor.vocabulary, tensor, ids))
+            companion = None
+            if Needs.COMPANION in approximation.needs:
+                other = donor.tensor(Part.HEAD if tensor.part == Part.INPUT else Part.INPUT)
+                companion = other if other != tensor else None
+            donated.append(_Donated(model, donor.vocabulary, tensor, ids, companion))
         return donated
 
     def _filling(
@@ -251,7 +257,7 @@ class RowPlanner:
             texts=texts,
             progress=not self.sources.options.quiet,
         )
-        load = donated.tensor.load_task() if donated.tensor else None
+        load, companion = donated.tensor.load_task() if donated.tensor else None, donated.companion
         axis = (donated.tensor.weight.vocabulary_axis or 0) if donated.tensor else 0
         encode = None
         if isinstance(approximation, AnchorCoding):
@@ -274,6 +280,8 @@ class RowPlanner:
             donor=load,
             donor_axis=axis,
             encode=encode,
+            companion=companion.load_task() if companion else None,
+            companion_axis=(companion.weight.vocabulary_axis or 0) if companion else 0,
         )
 
     def _override_row(self, override: Override, tensor: PlannedTensor) -> int:

@@ -25,17 +25,16 @@ from mergekit_omp import merge_log
 from mergekit_omp.approximation.base import (
     AnchorCoding,
     Approximation,
-    DonorSpace,
-    Needs,
     Part,
     Problem,
-    Texts,
 )
 from mergekit_omp.approximation.codes import from_tensors, support_sizes, to_tensors
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.report import row_facts
 from mergekit_omp.report.id_ranges import written
+from mergekit_omp.space_plan import SpacePlan as SpacePlan
+from mergekit_omp.space_plan import vocabulary_first as vocabulary_first
 
 _ROWS_AT_ONCE = 8192
 _HOLDS_PLANS = ConfigDict(arbitrary_types_allowed=True, frozen=True)
@@ -46,39 +45,6 @@ class OutputTokenizer:
     """The tokenizer that the output will have, loaded while planning."""
 
     tokenizer: transformers.PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True, eq=False)
-class SpacePlan:
-    """Which rows of a donor tensor stand for what, for all models of one vocabulary."""
-
-    targets: np.ndarray
-    """Donor row of each missing token."""
-    anchors: np.ndarray
-    """Donor row of each anchor."""
-    anchor_rows: np.ndarray
-    """Base row of each anchor."""
-    texts: Texts | None
-    progress: bool
-
-    def space(self, needs: frozenset[Needs], donor: Tensor | None) -> DonorSpace:
-        """The donor's side of the problem, with the tensors that `needs` asks for."""
-        if Needs.DONOR_ROWS not in needs or donor is None:
-            device = torch.device("cpu")
-            targets = anchors = donor = None
-        else:
-            device = donor.device
-            targets = donor[torch.from_numpy(self.targets).to(device)]
-            anchors = donor[torch.from_numpy(self.anchors).to(device)]
-        return DonorSpace(
-            missing=len(self.targets),
-            anchor_rows=torch.from_numpy(self.anchor_rows).to(device),
-            targets=targets,
-            anchors=anchors,
-            donor=donor,
-            texts=self.texts,
-            progress=self.progress,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +59,9 @@ class Filling:
     donor: LoadTensor | None
     donor_axis: int
     encode: EncodeMissing | None
+    companion: LoadTensor | None = None
+    """The donor's other matrix, where the approximation asks for it and there is one."""
+    companion_axis: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +79,6 @@ class RowPlan:
     """(output id, model, row) from `tokenizer: tokens:`; a row of zeros without a model."""
     padding: np.ndarray
     """Output ids without a token: they get the mean of the token rows, as mergekit does."""
-
-
-def vocabulary_first(tensor: Tensor, axis: int) -> Tensor:
-    """A view with one row per token: (rows, width), width 1 for a bias."""
-    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 
 class TransplantTokenizer(BuildTokenizer):
@@ -182,6 +146,8 @@ class AlignedVocabulary(PermutedVocabulary):
                     tasks.append((f"code_{i}_{j}", filling.encode))
                 elif filling.donor is not None:
                     tasks.append((f"donor_{i}_{j}", filling.donor))
+                if filling.companion is not None:
+                    tasks.append((f"companion_{i}_{j}", filling.companion))
         return tasks
 
     def uses_accelerator(self) -> bool:
@@ -203,7 +169,7 @@ class AlignedVocabulary(PermutedVocabulary):
             if plan.model not in tensors:
                 continue
             given = [
-                (inputs.get(f"code_{i}_{j}"), inputs.get(f"donor_{i}_{j}"))
+                {kind: inputs.get(f"{kind}_{i}_{j}") for kind in ("code", "donor", "companion")}
                 for j in range(len(plan.fillings))
             ]
             aligned = _align(plan, matrices, dtype, given)
@@ -216,7 +182,7 @@ def _align(
     plan: RowPlan,
     matrices: dict[ModelReference, Tensor],
     dtype: torch.dtype | None,
-    given: list[tuple[dict[str, Tensor] | None, Tensor | None]],
+    given: list[dict[str, Any]],
 ) -> Tensor:
     base = matrices[plan.model]
 
@@ -225,8 +191,8 @@ def _align(
 
     aligned = torch.zeros((plan.rows, base.shape[1]), dtype=dtype, device=base.device)
     aligned[index(plan.copied_to)] = base[index(plan.copied_from)].to(aligned.dtype)
-    for filling, (code, donor) in zip(plan.fillings, given, strict=True):
-        rows = _approximated(filling, base, code, donor)
+    for filling, inputs in zip(plan.fillings, given, strict=True):
+        rows = _approximated(filling, base, **inputs)
         aligned[index(filling.rows)] = rows.to(base.device, aligned.dtype)
     if len(plan.unserved):
         aligned[index(plan.unserved)] = finite_mean(base).to(aligned.dtype)
@@ -240,7 +206,11 @@ def _align(
 
 
 def _approximated(
-    filling: Filling, base: Tensor, code: dict[str, Tensor] | None, donor: Tensor | None
+    filling: Filling,
+    base: Tensor,
+    code: dict[str, Tensor] | None,
+    donor: Tensor | None,
+    companion: Tensor | None,
 ) -> Tensor:
     if code is not None:
         assert isinstance(filling.approximation, AnchorCoding)
@@ -249,7 +219,9 @@ def _approximated(
         return filling.approximation.decode(from_tensors(code), problem)
     if donor is not None:
         donor = vocabulary_first(donor, filling.donor_axis)
-    space = filling.plan.space(filling.approximation.needs, donor)
+    if companion is not None:
+        companion = vocabulary_first(companion, filling.companion_axis)
+    space = filling.plan.space(filling.approximation.needs, donor, companion)
     with merge_log.speaking(running=True):
         return filling.approximation.rows(Problem(part=filling.part, base=base, space=space))
 

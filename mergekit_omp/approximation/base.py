@@ -38,6 +38,8 @@ class Needs(str, Enum):
     """What an approximation reads beside the base's own matrix. Only that is loaded."""
 
     DONOR_ROWS = "donor_rows"
+    COMPANION = "companion"
+    """The same tokens' rows of the donor's other matrix, where it has two."""
     TEXT = "text"
 
 
@@ -73,6 +75,10 @@ class DonorSpace:
     targets: Float[Tensor, "missing donor_dim"] | None = None
     anchors: Float[Tensor, "anchors donor_dim"] | None = None
     donor: Float[Tensor, "donor_rows donor_dim"] | None = None
+    companion_targets: Float[Tensor, "missing companion_dim"] | None = None
+    """The donor's rows of the missing tokens in its other matrix (its head, where the space is
+    its input embedding); a row that is not there is not finite."""
+    companion_anchors: Float[Tensor, "anchors companion_dim"] | None = None
     texts: Texts | None = None
     progress: bool = False
 
