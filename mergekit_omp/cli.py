@@ -11,6 +11,7 @@ import mergekit_omp
 from mergekit_omp.commands.demo import demo
 from mergekit_omp.commands.evaluate import evaluate
 from mergekit_omp.commands.inspect import inspect
+from mergekit_omp.commands.report import report
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,3 +27,4 @@ def main() -> None:
 main.add_command(demo)
 main.add_command(evaluate)
 main.add_command(inspect)
+main.add_command(report)

@@ -1,0 +1,158 @@
+"""Plots of a report, as SVG to be put into a page: its CSS colours them, light or dark.
+
+Drawn by matplotlib's object interface, with nothing global and nothing random, so that the same
+numbers give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.report.contents import RowMap
+
+_SIZE = (4.6, 2.9)
+"""Inches: two plots side by side on a desk, one below the other on a phone."""
+_BINS = 60
+_INK, _FIRST, _SECOND, _THIRD = "#010101", "#010102", "#010103", "#010104"
+_VARIABLES = {
+    _INK: "var(--ink-soft)",
+    _FIRST: "var(--approximated)",
+    _SECOND: "var(--copied)",
+    _THIRD: "var(--own)",
+}
+"""Stand-ins that matplotlib can draw with, and the page's colours."""
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "text.color": _INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+
+
+def require_matplotlib() -> None:
+    """TransplantError, naming the extra to install, where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise TransplantError(
+            "The plots of a report need matplotlib, which is not installed. Install it with: "
+            "pip install 'mergekit-omp[report]', or write the report without plots: --markdown."
+        ) from error
+
+
+def histogram(
+    name: str,
+    groups: Mapping[str, Float[np.ndarray, "some"]],
+    label: str,
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Densities of one to three groups of numbers as outlines over common bins.
+
+    Without `limits` the plot leaves out the 0.2% at either end, lest one row hide the others.
+    """
+    finite = {group: values[np.isfinite(values)] for group, values in groups.items()}
+    finite = {group: values for group, values in finite.items() if len(values)}
+    if not finite:
+        return ""
+
+    def draw(axes: Any) -> None:
+        together = np.concatenate(list(finite.values()))
+        low, high = limits or _bulk(together)
+        edges = np.linspace(low, high, _BINS + 1)
+        for (group, values), colour in zip(finite.items(), (_FIRST, _SECOND, _THIRD), strict=False):
+            counts, _ = np.histogram(values, edges)
+            share = 100 * counts / len(values)
+            filled = colour == _FIRST
+            axes.stairs(
+                share, edges, color=colour, fill=filled, alpha=0.55 if filled else 1, linewidth=1.3
+            )
+            axes.plot([], [], color=colour, linewidth=4 if filled else 1.3, label=group)
+        axes.set_xlim(low, high)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(label)
+        axes.set_ylabel("% of rows")
+        if len(finite) > 1:
+            axes.legend(loc="best")
+
+    return _svg(name, draw)
+
+
+def scatter(name: str, rows: RowMap) -> str:
+    """Copied and approximated rows in the plane of the copied ones."""
+
+    def draw(axes: Any) -> None:
+        for points, colour, label in (
+            (rows.copied, _SECOND, "copied"),
+            (rows.approximated, _FIRST, "approximated"),
+        ):
+            axes.plot(
+                *points.T,
+                linestyle="none",
+                marker="o",
+                markersize=2.2,
+                markeredgewidth=0,
+                color=colour,
+                alpha=0.6,
+                label=label,
+            )
+        together = np.concatenate([rows.copied, rows.approximated])
+        axes.set_xlim(_bulk(together[:, 0]))
+        axes.set_ylim(_bulk(together[:, 1]))
+        axes.set_xlabel("first principal component")
+        axes.set_ylabel("second")
+        axes.legend(loc="best", markerscale=2.5)
+
+    return _svg(name, draw)
+
+
+def _bulk(values: Float[np.ndarray, "values"]) -> tuple[float, float]:
+    """The range of all but 0.2% at either end, and some air around it."""
+    low, high = (float(q) for q in np.quantile(values, (0.002, 0.998)))
+    air = 0.04 * (high - low) or 0.5
+    return (0.0 if 0 <= low < 0.3 * high else low - air), high + air
+
+
+def _svg(name: str, draw: Callable[[Any], None]) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    written = io.StringIO()
+    style: Any = {**_STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.add_subplot())
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(written.getvalue(), name)
+
+
+def _for_page(svg: str, name: str) -> str:
+    """The svg element alone, in the page's colours, as wide as its place, with ids of its own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg))
+    names = {one or other for one, other in used}
+    svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in names else "", svg)
+    for old in sorted(names):
+        svg = svg.replace(f'"{old}"', f'"{name}-{old}"').replace(f"#{old}", f"#{name}-{old}")
+    return svg.replace("<svg", '<svg role="img"', 1).strip()

@@ -1,0 +1,181 @@
+"""A report as Markdown: the tables of the page, and figures in place of its plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mergekit_omp.report import wording
+from mergekit_omp.report.contents import Report, Section, TokenFacts, quantiles
+from mergekit_omp.report.lead import lead, titles, told, why_unchecked
+from mergekit_omp.report.wording import number
+
+_MARK = "<!-- mergekit-omp report -->"
+
+
+def markdown_text(report: Report) -> str:
+    """The whole report."""
+    headed = list(zip(titles(report.sections), report.sections, strict=True))
+    several = len({section.model for section in report.sections}) > 1
+    if several:
+        headed = [(f"{title}, {_plain(section.model)}", section) for title, section in headed]
+    blocks = [
+        _MARK,
+        f"# {_plain(report.name)}: tokenizer transplant",
+        _plain(lead(report)),
+        *_done(report),
+        "## Held-out check",
+        *_checks(report, headed),
+        "## Outlier rows",
+        *_outliers(headed),
+    ]
+    for title, section in headed:
+        blocks += [f"## {title}", *_section(section)]
+    blocks.append("## Config and versions")
+    if report.config:
+        blocks.append(f"````yaml\n{report.config.rstrip()}\n````")
+    versions = report.record["versions"].items()
+    blocks.append(", ".join(f"{name} {version}" for name, version in versions))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _done(report: Report) -> list[str]:
+    record = told(report.record)
+    output = record["output"]
+    blocks = [
+        "## What was done",
+        f"- merge method: {_code(record['merge_method'])}\n"
+        f"- tokenizer of: {_plain(output['tokenizer_source'])}\n"
+        f"- output: {number(output['tokens'])} tokens, {number(output['vocab_size'])} rows",
+    ]
+    for model in record["models"]:
+        if not model["tensors"]:
+            continue
+        rows = [
+            [
+                _code(entry["tensor"]),
+                f"{entry['method']} {entry['told']}".strip(),
+                number(entry["counts"]["rows"]),
+                *(number(entry["counts"][key]) for key, _ in wording.COUNTS),
+                number((entry.get("relative_residual") or {}).get("mean")),
+            ]
+            for entry in model["tensors"]
+        ]
+        head = ["tensor", "method", "rows", *(word for _, word in wording.COUNTS), "mean residual"]
+        blocks += [f"### {_plain(model['model'])}", _table(head, rows, left=2)]
+    for heading, lines in (
+        ("Warnings of the merge", record["warnings"]),
+        ("Not in this report", report.notes),
+    ):
+        if lines:
+            blocks += [f"### {heading}", "\n".join(f"- {_plain(line)}" for line in lines)]
+    return blocks
+
+
+def _checks(report: Report, headed: Sequence[tuple[str, Section]]) -> list[str]:
+    if all(section.held_out is None for _, section in headed):
+        return [f"Not made: {why_unchecked(report)}"]
+    blocks = [wording.SCORE, wording.SCORE_MEANING]
+    for title, section in headed:
+        check = section.held_out
+        if check is None:
+            continue
+        rows = [
+            [
+                f"{outcome.method} {wording.parameters(outcome.parameters)}".strip()
+                + (" (this merge)" if outcome.recorded else ""),
+                number(outcome.score, 2),
+                number(outcome.cosine, 2),
+                number(outcome.norm_ratio, 2),
+                number(outcome.error, 2),
+            ]
+            for outcome in check.outcomes
+        ]
+        blocks += [
+            f"### {title}",
+            f"{number(check.hidden)} tokens hidden, {number(check.anchors)} anchors left.",
+            _table(["method", "score", "cosine", "norm ratio", "squared error"], rows),
+            *(f"{name}: {_plain(reason)}." for name, reason in check.refused.items()),
+        ]
+    return blocks
+
+
+def _outliers(headed: Sequence[tuple[str, Section]]) -> list[str]:
+    searched = [(title, s) for title, s in headed if s.outliers is not None]
+    if not searched:
+        return ["Not searched for: it takes the models and a donor's rows."]
+    blocks = [wording.OUTLIERS]
+    for title, section in searched:
+        rows = [
+            [
+                _code(outlier.token.text),
+                str(outlier.token.id),
+                number(outlier.out_times, 1),
+                wording.percent(outlier.donor_share),
+                _anchors(outlier.token),
+            ]
+            for outlier in section.outliers or ()
+        ]
+        if rows:
+            head = ["token", "id", "times the limit", "donor's rows nearer to the mean", "anchors"]
+            blocks += [f"### {title}", _table(head, rows)]
+    if not any(section.outliers for _, section in searched):
+        blocks.append(f"None found. {wording.NO_OUTLIERS}")
+    return blocks
+
+
+def _section(section: Section) -> list[str]:
+    groups = {**section.norms, "relative residual": section.residuals}
+    rows = []
+    for group, values in groups.items():
+        figures = quantiles(values)
+        if figures is not None:
+            label = group if group == "relative residual" else f"norm, {group}"
+            rows.append([label, number(len(values)), *(number(v) for v in figures.values())])
+    blocks = [
+        f"{_code(section.entry['tensor'])}, approximated by {section.entry['method']}.",
+        *section.notes,
+        _table(["", "rows", "median", "95%", "largest"], rows),
+    ]
+    for heading, tokens in (
+        ("Worst fit to the donor", section.worst),
+        ("Largest norms", section.largest),
+    ):
+        if tokens:
+            lines = [
+                [_code(t.text), str(t.id), number(t.residual), number(t.norm), _anchors(t)]
+                for t in tokens
+            ]
+            head = ["token", "id", "residual", "norm", "heaviest anchors"]
+            blocks += [f"### {heading}", _table(head, lines)]
+    return blocks
+
+
+def _anchors(token: TokenFacts) -> str:
+    told = [f"{_code(a.text)} {wording.weight(a.weight)}" for a in token.anchors]
+    return ", ".join(told) or "–"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A pipe table: the first `left` columns to the left, words and numbers after it."""
+    marks = [
+        "---" if i < left or name.endswith("anchors") else "---:" for i, name in enumerate(head)
+    ]
+    lines = [head, marks, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _code(text: str) -> str:
+    """Text as code, whatever backticks and bars it holds."""
+    longest = max((len(run) for run in _runs(text)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|")
+
+
+def _runs(text: str) -> list[str]:
+    return "".join(c if c == "`" else " " for c in text).split()
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing is taken for markup."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in text).replace("\n", " ")

@@ -1,0 +1,124 @@
+"""A report as one HTML file that needs nothing else: styles and plots are in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from mergekit_omp.report import wording
+from mergekit_omp.report.contents import Report, Section
+from mergekit_omp.report.figures import histogram, require_matplotlib, scatter
+from mergekit_omp.report.lead import lead, titles, told, why_unchecked
+
+GENERATOR = "mergekit-omp report"
+
+
+@dataclass(frozen=True)
+class _Plot:
+    svg: markupsafe.Markup
+    caption: str
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """A section with what its looks add."""
+
+    id: str
+    title: str
+    section: Section
+    plots: tuple[_Plot, ...]
+
+
+def page(report: Report) -> str:
+    """The HTML. TransplantError where matplotlib is not installed."""
+    require_matplotlib()
+    folder = files("mergekit_omp.report")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.globals |= {
+        "number": wording.number,
+        "weight": wording.weight,
+        "percent": wording.percent,
+        "words": wording,
+        "parts": wording.PARTS,
+    }
+    views = [
+        _View(f"tensor-{i}", title, section, _plots(f"t{i}", section))
+        for i, (title, section) in enumerate(
+            zip(titles(report.sections), report.sections, strict=True)
+        )
+    ]
+    shown_counts = [
+        (key, word)
+        for key, word in wording.COUNTS
+        if any(section.entry["counts"][key] for section in report.sections)
+    ]
+    record = told(report.record)
+    searched = [s for s in report.sections if s.outliers is not None]
+    return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(
+        generator=GENERATOR,
+        style=markupsafe.Markup((folder / "page.css").read_text(encoding="utf-8")),
+        report={**_fields(report), "record": record},
+        lead=lead(report),
+        views=[_with_bars(view) for view in views],
+        checked=[_with_bars(view) for view in views if view.section.held_out is not None],
+        why_unchecked=why_unchecked(report),
+        several=len({section.model for section in report.sections}) > 1,
+        counts=shown_counts,
+        searched=bool(searched),
+        found=any(section.outliers for section in searched),
+    )
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "config": report.config,
+        "notes": report.notes,
+        "compared": report.compared,
+    }
+
+
+def _plots(name: str, section: Section) -> tuple[_Plot, ...]:
+    word = "rows" if section.is_matrix else "values"
+    plots = []
+    if len(section.residuals):
+        svg = histogram(f"{name}-fit", {"approximated": section.residuals}, "relative residual")
+        plots.append((svg, wording.RESIDUAL))
+    svg = histogram(f"{name}-norms", section.norms, "norm of the row")
+    plots.append((svg, f"Norms of {word}; a good approximation has those of the model's own."))
+    if section.row_map is not None:
+        share = wording.percent(section.row_map.explained)
+        plots.append(
+            (scatter(f"{name}-map", section.row_map), f"{wording.MAP} ({share} of their variance).")
+        )
+    if section.held_out is not None:
+        svg = histogram(f"{name}-check", {"hidden": section.held_out.scores}, "held-out score")
+        plots.append((svg, "Score of each hidden token: 1 is the true row, 0 says nothing."))
+    return tuple(_Plot(markupsafe.Markup(svg), caption) for svg, caption in plots)
+
+
+def _with_bars(view: _View) -> dict[str, Any]:
+    """The view for the template: outcomes with their parameters in words and a bar's width."""
+    section = {name: getattr(view.section, name) for name in view.section.__dataclass_fields__}
+    check = view.section.held_out
+    if check is not None:
+        section["held_out"] = {
+            "hidden": check.hidden,
+            "anchors": check.anchors,
+            "refused": check.refused,
+            "outcomes": [
+                {
+                    **asdict(outcome),
+                    "told": wording.parameters(outcome.parameters),
+                    "bar": round(100 * min(max(outcome.score, 0.0), 1.0)),
+                }
+                for outcome in check.outcomes
+            ],
+        }
+    return {"id": view.id, "title": view.title, "plots": view.plots, "section": section}
