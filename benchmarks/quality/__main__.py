@@ -8,12 +8,9 @@ DIR/quality.json and plots. What exists is not made again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 # Before torch is imported here and in the processes that train: freed blocks are kept for the
@@ -27,12 +24,9 @@ import torch
 import transformers
 
 from benchmarks.quality.cache import default_cache_dir
-from benchmarks.quality.corpus import read_texts
-from benchmarks.quality.measuring import PairBench
-from benchmarks.quality.methods import METHODS, Method, chosen
-from benchmarks.quality.models import make_models
+from benchmarks.quality.methods import METHODS, chosen
 from benchmarks.quality.plans import PLANS, QUICK, Pair, Plan
-from benchmarks.quality.results import PairResult
+from benchmarks.quality.running import run
 from benchmarks.quality.tables import report
 
 
@@ -96,77 +90,6 @@ def _pairs(plan: Plan, wanted: Sequence[str] | None) -> tuple[Pair, ...]:
             )
         pairs.append(Pair(base, donor))
     return tuple(pairs)
-
-
-def run(
-    plan: Plan,
-    pairs: Sequence[Pair],
-    methods: Sequence[Method],
-    *,
-    corpus: Path | None,
-    cache_dir: Path,
-    out: Path,
-    device: str = "cpu",
-    jobs: int = 2,
-    again: bool = False,
-) -> list[PairResult]:
-    """Measures the pairs one after the other; what is there so far is in `out` after each."""
-    _say("Reading text.")
-    texts = read_texts(corpus, plan.corpus, plan.held_out_bytes, plan.document_characters)
-    used = {name for pair in pairs for name in (pair.base, pair.donor)}
-    specs = [spec for spec in plan.models if spec.name in used]
-    _say(f"Models {', '.join(spec.name for spec in specs)}, where they are not made yet.")
-    models = make_models(
-        specs,
-        [texts.mixed(spec.shares) for spec in specs],
-        cache_dir,
-        processes=jobs,
-        progress=True,
-        device=device,
-    )
-    results: list[PairResult] = []
-    for pair in pairs:
-        bench = PairBench(models[pair.base], models[pair.donor], texts.held_out, cache_dir, device)
-
-        def measured(method: Method, bench: PairBench = bench, pair: Pair = pair):
-            found = bench.measure(method, again)
-            _say(f"{pair}: {method.label}")
-            return found
-
-        with ThreadPoolExecutor(jobs) as pool:
-            found = list(pool.map(measured, methods))
-        labels = [method.label for method in methods]
-        results.append(
-            PairResult(pair, texts.held_out, bench.own(), dict(zip(labels, found, strict=True)))
-        )
-        write(results, out)
-    return results
-
-
-def write(results: Sequence[PairResult], out: Path) -> None:
-    """quality.md, quality.json and the plots."""
-    from benchmarks.quality.plots import draw
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "quality.md").write_text(report(results), encoding="utf-8")
-    scores = [
-        {
-            "pair": asdict(result.pair),
-            "kinds": [document.kind for document in result.documents],
-            "own": asdict(result.own),
-            "methods": {
-                label: {**asdict(measured), "compared": asdict(result.compared[label])}
-                for label, measured in result.methods.items()
-            },
-        }
-        for result in results
-    ]
-    (out / "quality.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
-    draw(results, out)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

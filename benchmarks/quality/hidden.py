@@ -30,6 +30,7 @@ from benchmarks.quality.merging import config
 from benchmarks.quality.methods import Method
 from mergekit_omp import vocabularies
 from mergekit_omp.vocabulary import Kind, Vocabulary, align
+from mergekit_omp.vocabulary.segmentation import Segmenter
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,12 @@ def hidden_tokens(
     return np.sort(draw.choice(candidates, count, replace=False))
 
 
-class _Parts:
+class PartsForHidden(Segmenter):
     """The segmentation of a tokenizer that lacks some tokens: their parts stand for them."""
 
-    def __init__(self, whole: Any, parts: dict[int, tuple[int, int]], hidden: set[int]) -> None:
+    def __init__(
+        self, whole: Segmenter, parts: dict[int, tuple[int, int]], hidden: set[int]
+    ) -> None:
         self._whole, self._parts, self._hidden = whole, parts, hidden
         self.emitted = whole.emitted.copy()
         self.emitted[sorted(hidden)] = False
@@ -104,7 +107,7 @@ class HiddenTokens:
             self._whole,
             kinds=kinds,
             content=content,
-            segmenter=_Parts(self._whole.segmenter, parts, hidden),
+            segmenter=PartsForHidden(self._whole.segmenter, parts, hidden),
         )
         self._weights = torch.tensor([float(frequency.get(i, 0)) for i in self._ids.tolist()])
         self._true = {part: rows[self._rows] for part, rows in matrices(base).items()}

@@ -34,7 +34,7 @@ class Plan:
 
 _PAIRS = tuple(
     Pair(base, donor)
-    for base, donor in ("XY", "XZ", "ZX", "YX", "ZY", "YZ", "XV", "VX", "ZV", "VY")
+    for base, donor in ("XY", "XZ", "ZX", "YX", "ZY", "YZ", "XV", "ZV", "YV", "VZ")
 )
 
 SMALL = Plan(

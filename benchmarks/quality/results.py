@@ -26,6 +26,11 @@ class PairResult:
     methods: Mapping[str, Measured]
     """By label."""
 
+    @property
+    def own_rate(self) -> float:
+        """Bits per byte of the base with its own tokenizer."""
+        return self.bits_per_byte(self.own)
+
     @cached_property
     def compared(self) -> dict[str, Compared]:
         """Every method beside zero rows and the paper's settings, over all text."""

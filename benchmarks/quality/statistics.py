@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy.stats  # type: ignore[import-untyped]
 from jaxtyping import Float
 
 RESAMPLES = 2000
@@ -35,7 +35,7 @@ class Compared:
     over_paper: Estimate
     """Bits per byte won over the paper's settings."""
     ratio: Estimate
-    """Recovery over that of the paper's settings."""
+    """Recovery over that of the paper's settings; not a number where those win nothing."""
 
 
 def resampled(kinds: Sequence[str]) -> Float[np.ndarray, "draws documents"]:
@@ -62,20 +62,21 @@ def compare(
     counts = resampled(kinds)
     total = counts @ np.array(sizes, dtype=float)
     rates = {label: counts @ np.array(values) / total for label, values in bits.items()}
-    lost = rates[zero] - rates[paper]
+    won = rates[zero] - rates[paper]
+    won = np.where(won[0] > 0, won, np.nan)
     return {
         label: Compared(
             bits_per_byte=_estimate(rate),
             recovery=_estimate(rates[zero] - rate),
             over_paper=_estimate(rates[paper] - rate),
-            ratio=_estimate((rates[zero] - rate) / lost),
+            ratio=_estimate((rates[zero] - rate) / won),
         )
         for label, rate in rates.items()
     }
 
 
 def _estimate(draws: Float[np.ndarray, "draws"]) -> Estimate:
-    low, high = np.nanquantile(draws[1:], (0.025, 0.975))
+    low, high = np.quantile(draws[1:], (0.025, 0.975))
     return Estimate(float(draws[0]), float(low), float(high))
 
 

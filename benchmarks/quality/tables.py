@@ -35,7 +35,7 @@ def _labels(results: Sequence[PairResult]) -> list[str]:
 
 def _overview(results: Sequence[PairResult]) -> Iterator[str]:
     """Bits per byte of every method on every pair, and the mean of recovery ratios."""
-    rows = [["own tokenizer", *(f"{r.bits_per_byte(r.own):.3f}" for r in results), ""]]
+    rows = [["own tokenizer", *(f"{r.own_rate:.3f}" for r in results), ""]]
     for label in _labels(results):
         cells, ratios = [], []
         for result in results:
@@ -47,7 +47,7 @@ def _overview(results: Sequence[PairResult]) -> Iterator[str]:
             written = f"{compared.bits_per_byte.value:.3f}"
             cells.append(f"**{written}**" if compared.bits_per_byte.value == best else written)
             ratios.append(compared.ratio.value)
-        rows.append([label, *cells, f"{sum(ratios) / len(ratios):.2f}"])
+        rows.append([label, *cells, _number(_mean(ratios), 2)])
     header = ["bits per byte", *(str(r.pair) for r in results), f"recovery / {PAPER}"]
     yield from _table(header, rows)
     yield ""
@@ -81,8 +81,20 @@ def _bits(result: PairResult, measured: Measured) -> list[str]:
 
 def _interval(estimate: Estimate, sign: str = "", digits: int = 3) -> str:
     numbers = (estimate.value, estimate.low, estimate.high)
+    if math.isnan(estimate.value):
+        return "–"
     value, low, high = (f"{number:{sign}.{digits}f}" for number in numbers)
     return f"{value} [{low}, {high}]"
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are numbers; not a number where none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _hidden(results: Sequence[PairResult]) -> Iterator[str]:
@@ -101,9 +113,8 @@ def _hidden(results: Sequence[PairResult]) -> Iterator[str]:
             ]
             for name in ("cosine", "norm_ratio", "squared_error"):
                 values = [getattr(errors, name) for errors in found]
-                row.append(f"{sum(values) / len(values):.3f}" if values else "")
-        if any(row[1:]):
-            rows.append(row)
+                row.append(_number(_mean(values)))
+        rows.append(row)
     names = ("cosine", "norm ratio", "squared error")
     yield from _table(["method", *(f"{part}: {name}" for part in parts for name in names)], rows)
     yield ""
@@ -118,7 +129,7 @@ def _predictions(results: Sequence[PairResult]) -> Iterator[str]:
     for name, correlations in predictions(results).items():
         known = [value for value in correlations if not math.isnan(value)]
         if known:
-            cells = [f"{sum(known) / len(known):.2f}", f"{min(known):.2f}", str(len(known))]
+            cells = [_number(_mean(known), 2), _number(min(known), 2), str(len(known))]
             rows.append([name, *cells])
     rows.sort(key=lambda row: -float(row[1]))
     yield from _table(["error of hidden tokens", "mean rank correlation", "lowest", "pairs"], rows)

@@ -1,0 +1,102 @@
+"""A whole benchmark: text, models, then pair after pair, with the results so far after each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from benchmarks.quality.corpus import read_texts
+from benchmarks.quality.measuring import Measured, PairBench
+from benchmarks.quality.methods import Method
+from benchmarks.quality.models import make_models
+from benchmarks.quality.plans import Pair, Plan
+from benchmarks.quality.plots import draw
+from benchmarks.quality.results import PairResult
+from benchmarks.quality.tables import report
+
+
+def run(
+    plan: Plan,
+    pairs: Sequence[Pair],
+    methods: Sequence[Method],
+    *,
+    corpus: Path | None,
+    cache_dir: Path,
+    out: Path,
+    device: str = "cpu",
+    jobs: int = 2,
+    again: bool = False,
+) -> list[PairResult]:
+    """Measures the pairs one after the other; what is there so far is in `out` after each.
+
+    Args:
+        plan: the models and the text.
+        pairs: who gets whose tokenizer.
+        methods: zero rows and the paper's settings among them.
+        corpus: a folder of more text.
+        cache_dir: where models and scores are kept.
+        out: where quality.md, quality.json and the plots go.
+        device: where models are trained and scored, and merges run.
+        jobs: models trained, or methods measured, at once.
+        again: make scores again that are in the cache.
+    """
+    _say("Reading text.")
+    texts = read_texts(corpus, plan.corpus, plan.held_out_bytes, plan.document_characters)
+    used = {name for pair in pairs for name in (pair.base, pair.donor)}
+    specs = [spec for spec in plan.models if spec.name in used]
+    _say(f"Models {', '.join(spec.name for spec in specs)}, where they are not made yet.")
+    models = make_models(
+        specs,
+        [texts.mixed(spec.shares) for spec in specs],
+        cache_dir,
+        processes=jobs,
+        progress=True,
+        device=device,
+    )
+    results: list[PairResult] = []
+    for pair in pairs:
+        bench = PairBench(models[pair.base], models[pair.donor], texts.held_out, cache_dir, device)
+        own = bench.own(again)
+        with ThreadPoolExecutor(jobs) as pool:
+            found = list(pool.map(partial(_measured, bench, str(pair), again), methods))
+        labels = [method.label for method in methods]
+        results.append(PairResult(pair, texts.held_out, own, dict(zip(labels, found, strict=True))))
+        write(results, out)
+    return results
+
+
+def _measured(bench: PairBench, pair: str, again: bool, method: Method) -> Measured:
+    measured = bench.measure(method, again)
+    bits = sum(document.bits for document in measured.documents)
+    size = sum(document.bytes for document in measured.documents)
+    _say(f"{pair}, {method.label}: {bits / size:.3f} bits per byte")
+    return measured
+
+
+def write(results: Sequence[PairResult], out: Path) -> None:
+    """quality.md, quality.json and the plots."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "quality.md").write_text(report(results), encoding="utf-8")
+    scores = [
+        {
+            "pair": asdict(result.pair),
+            "kinds": [document.kind for document in result.documents],
+            "own": asdict(result.own),
+            "methods": {
+                label: {**asdict(measured), "compared": asdict(result.compared[label])}
+                for label, measured in result.methods.items()
+            },
+        }
+        for result in results
+    ]
+    (out / "quality.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    draw(results, out)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,144 @@
+"""The benchmark from end to end: real merges, cached scores, written reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.quality import measuring
+from benchmarks.quality.__main__ import main
+from benchmarks.quality.corpus import KINDS
+from benchmarks.quality.hidden import PartsForHidden, merges, row_errors
+from benchmarks.quality.methods import chosen
+from benchmarks.quality.running import run
+from benchmarks.quality.scoring import CONTEXT, STRIDE, score
+from mergekit_omp.evaluation import bits_per_byte
+from mergekit_omp.vocabulary import Vocabulary, digit_scheme
+
+
+def test_every_method_is_scored_on_all_text(bench):
+    (result,) = bench.results
+    assert list(result.methods) == ["zero", "omp 64", "omp 8"]
+    assert {document.kind for document in result.documents} == set(KINDS)
+    for measured in (result.own, *result.methods.values()):
+        scored = [document.bytes for document in measured.documents]
+        assert scored == [len(document.text.encode()) for document in result.documents]
+        assert all(0 < result.bits_per_byte(measured, [kind]) < 40 for kind in KINDS)
+    # Zero rows leave new tokens in text: some of it is spelled in them.
+    assert sum(document.new_tokens for document in result.methods["zero"].documents) > 0
+    assert result.methods["zero"].errors["head"].squared_error == pytest.approx(1)
+    assert result.methods["omp 8"].tensors[0]["parameters"]["k"] == 8
+
+
+def test_writes_a_report_data_and_plots(bench):
+    written = (bench.out / "quality.md").read_text()
+    (result,) = bench.results
+    for label, compared in result.compared.items():
+        assert f"| {label} |" in written
+        assert f"{compared.bits_per_byte.value:.3f}" in written
+    (kept,) = json.loads((bench.out / "quality.json").read_text())
+    assert kept["pair"] == {"base": "S", "donor": "B"}
+    bits = sum(document["bits"] for document in kept["methods"]["omp 8"]["documents"])
+    size = sum(document["bytes"] for document in kept["own"]["documents"])
+    assert kept["methods"]["omp 8"]["compared"]["bits_per_byte"]["value"] == pytest.approx(
+        bits / size
+    )
+    for plot in ("recovery.png", "k.png"):
+        assert (bench.out / plot).read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_made_twice(bench, tmp_path, monkeypatch):
+    def refused(*arguments: object) -> None:
+        raise AssertionError("a kept score was made again")
+
+    monkeypatch.setattr(measuring, "merge", refused)
+    monkeypatch.setattr(measuring, "score", refused)
+    made = {path: path.stat().st_mtime_ns for path in bench.cache.rglob("*") if path.is_file()}
+    again = run(
+        TINY,
+        TINY.pairs,
+        chosen(["omp 8"]),
+        corpus=bench.corpus,
+        cache_dir=bench.cache,
+        out=tmp_path,
+    )
+    assert again == bench.results
+    assert (tmp_path / "quality.md").read_text() == (bench.out / "quality.md").read_text()
+    assert made == {p: p.stat().st_mtime_ns for p in bench.cache.rglob("*") if p.is_file()}
+
+
+def test_scores_are_those_of_bits_per_byte(bench):
+    path = bench.models["S"]
+    texts = [document.text for document in bench.results[0].documents]
+    ours = score(path, texts)
+    theirs = bits_per_byte(
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(path),
+        texts,
+        context=CONTEXT,
+        stride=STRIDE,
+    )
+    np.testing.assert_allclose(
+        [document.bits for document in ours],
+        [document.bits for document in theirs.documents],
+        rtol=1e-5,
+    )
+    assert [d.tokens for d in ours] == [d.tokens for d in theirs.documents]
+
+
+def test_models_differ_as_their_specs_say(bench):
+    tokenizers = {n: AutoTokenizer.from_pretrained(path) for n, path in bench.models.items()}
+    assert tokenizers["B"].tokenize("in 1234") == ["in", "Ġ", "1", "2", "3", "4"]
+    schemes = {digit_scheme(Vocabulary.from_tokenizer(t, n)).name for n, t in tokenizers.items()}
+    assert schemes == {"SINGLE"}
+    tied = AutoModelForCausalLM.from_pretrained(bench.models["B"])
+    assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
+
+
+@pytest.mark.parametrize("name", ["S", "B"])
+def test_a_hidden_token_is_spelled_by_its_parts(bench, name):
+    tokenizer = AutoTokenizer.from_pretrained(bench.models[name])
+    whole = Vocabulary.from_tokenizer(tokenizer, name)
+    parts = merges(tokenizer)
+    hidden = set(sorted(parts)[::3])
+    pieces = [whole.content[i] for i in sorted(parts) if whole.content[i]]
+    before = whole.segment(pieces)
+    after = PartsForHidden(whole.segmenter, parts, hidden).segment(pieces)
+    assert any(hidden & set(ids) for ids in before)
+    assert not any(hidden & set(ids) for ids in after)
+    for cut in (before, after):
+        assert [b"".join(whole.content[i] for i in ids) for ids in cut] == pieces
+
+
+def test_row_errors_of_known_rows():
+    true = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    found = row_errors(2 * true, true, torch.tensor([1.0, 3.0]))
+    assert (found.cosine, found.norm_ratio) == pytest.approx((1, 2))
+    assert found.squared_error == pytest.approx(1)
+    turned = row_errors(torch.tensor([[-4.0, 3.0], [2.0, 0.0]]), true, torch.ones(2))
+    assert (turned.cosine, turned.norm_ratio) == pytest.approx((0, 1))
+    assert turned.squared_error == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--pairs", "X:Q"], "'X:Q' is no pair: write BASE:DONOR with two of"),
+        (["--methods", "omg"], "there is no method 'omg': write some of zero, mean"),
+        (["--corpus", "nowhere"], "nowhere holds no .txt file"),
+    ],
+)
+def test_bad_options_are_named(tmp_path, monkeypatch, option, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["quality", "--quick", "--out", "out", *option])
+    with pytest.raises(SystemExit) as refusal:
+        main()
+    assert str(refusal.value).startswith("Error: ")
+    assert said in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
