@@ -27,8 +27,14 @@ from mergekit_omp.demo.models import default_cache_dir, make_models
 from mergekit_omp.evaluation import bits_per_byte
 
 ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("kriging", {}),
+    ("kriging", {"neighbors": 8}),
+    ("kriging", {"neighbors": 32}),
+    ("kriging", {"ridge": 0.1}),
+    ("kriging", {"head_gain": 1.0}),
     ("omp", {}),
-    ("omp", {"k": 8}),
+    ("omp", {"paper": True}),
+    ("omp", {"k": 16}),
     ("omp", {"center": True}),
     ("omp", {"normalize_atoms": True}),
     ("omp", {"weights_from": "embed"}),

@@ -21,20 +21,31 @@ from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.parameters import Bytes, PositiveInt
 from mergekit_omp.pursuit import SparseCode, orthogonal_matching_pursuit
 
+PAPER_K = 64
+LEAST_K = 8
+
 
 class Omp(AnchorCoding, frozen=True):
     """Greedy pursuit over anchors, least squares on the support.
 
-    The defaults (raw inner products, no centring) are those of the paper. With `center` the
-    support approximates the target's offset from the anchors' mean, and the base's rows are
-    offsets from the mean of its anchors in the same way.
+    Anchors are chosen by raw inner products and nothing is centred, as in the paper; by default
+    `k` grows with the dimension up to the paper's 64, since more anchors fit the noise of short
+    rows. With `center` the support approximates the target's offset from the anchors' mean, and
+    the base's rows are offsets from the mean of its anchors in the same way.
     """
 
     name: ClassVar[str] = "omp"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2506.06607"
 
-    k: PositiveInt = Field(
-        default=64, description="How many anchors a token may be a combination of, at most."
+    k: PositiveInt | None = Field(
+        default=None,
+        description="How many anchors a token may be a combination of, at most. [default: a "
+        "32nd of the donor's dimension, from 8 to 64]",
+    )
+    paper: bool = Field(
+        default=False,
+        description="The paper's settings: `k` is 64 whatever the dimension, nothing is centred, "
+        "atoms are raw. Parameters that are written beside it win.",
     )
     center: bool = Field(
         default=False, description="Take the anchors' mean away before the pursuit."
@@ -53,6 +64,17 @@ class Omp(AnchorCoding, frozen=True):
         description="What the pursuit may take, such as 4GB. [default: most of what is free]",
     )
 
+    def sparsity(self, dimension: int, anchors: int) -> int:
+        """At most how many anchors a token gets.
+
+        A `k` that was written comes as it is: the pursuit reduces it where it has to, and says
+        so.
+        """
+        if self.k is not None:
+            return self.k
+        wanted = PAPER_K if self.paper else min(max(dimension // 32, LEAST_K), PAPER_K)
+        return min(wanted, dimension, anchors)
+
     def encode(self, space: DonorSpace) -> SparseCode:
         targets, atoms, rows = donor_rows(self.name, space)
         dtype = working_dtype(targets, atoms)
@@ -66,7 +88,12 @@ class Omp(AnchorCoding, frozen=True):
         if self.normalize_atoms:
             atoms = atoms / norms.clamp_min(torch.finfo(dtype).tiny)[:, None]
         code = orthogonal_matching_pursuit(
-            targets, atoms, self.k, search=self.search, memory=self.memory, progress=space.progress
+            targets,
+            atoms,
+            self.sparsity(atoms.shape[1], len(atoms)),
+            search=self.search,
+            memory=self.memory,
+            progress=space.progress,
         )
         coefficients = code.coefficients
         if self.normalize_atoms:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from mergekit_omp.approximation.base import Texts
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 
@@ -41,3 +42,68 @@ def combine_pieces(
             ),
         )
     return result
+
+
+def pieces_of_missing(texts: Texts) -> list[list[int]]:
+    """The base's rows of the pieces into which its tokenizer cuts each missing token.
+
+    A token that the base has all the same is cut as `pieces_without_itself` cuts it.
+    """
+    spelled = [i for i, text in enumerate(texts.missing) if text]
+    segments = texts.segment_in_base([texts.missing[i] or b"" for i in spelled])
+    found: list[list[int]] = [[] for _ in texts.missing]
+    whole = []
+    for i, pieces in zip(spelled, segments, strict=True):
+        found[i] = pieces
+        if len(pieces) == 1 and texts.base[pieces[0]] == texts.missing[i]:
+            whole.append(i)
+    rows = [found[i][0] for i in whole]
+    for i, pieces in zip(whole, pieces_without_itself(texts, rows), strict=True):
+        found[i] = pieces
+    return found
+
+
+def pieces_without_itself(texts: Texts, rows: Sequence[int]) -> list[list[int]]:
+    """The pieces that tokens of the base would be cut into, were they not tokens of their own.
+
+    Two halves that are tokens, where there are such: of several pairs the one whose later token
+    is the earliest, since vocabularies list tokens in the order of their merges or of their
+    frequency. Else the longest token that it begins with, and the pieces of the rest. A single
+    byte has no pieces.
+    """
+    words = [texts.base[row] or b"" for row in rows]
+    known = {text for text in texts.base if text}
+    parts = {
+        half
+        for word in words
+        for cut in range(1, len(word))
+        for half in (word[:cut], word[cut:])
+        if half in known
+    }
+    candidates = sorted(parts)
+    row_of = {
+        part: pieces[0]
+        for part, pieces in zip(candidates, texts.segment_in_base(candidates), strict=True)
+        if len(pieces) == 1
+    }
+    found = [_halves(word, row_of) for word in words]
+    uncut = [i for i, pieces in enumerate(found) if not pieces and len(words[i]) > 1]
+    heads = [_longest_start(words[i], row_of) for i in uncut]
+    rests = [words[i][len(head) :] for i, head in zip(uncut, heads, strict=True)]
+    for i, head, rest in zip(uncut, heads, texts.segment_in_base(rests), strict=True):
+        if head:
+            found[i] = [row_of[head], *rest]
+    return found
+
+
+def _halves(word: bytes, row_of: Mapping[bytes, int]) -> list[int]:
+    pairs = [
+        (row_of[word[:cut]], row_of[word[cut:]])
+        for cut in range(1, len(word))
+        if word[:cut] in row_of and word[cut:] in row_of
+    ]
+    return list(min(pairs, key=lambda pair: (max(pair), pair))) if pairs else []
+
+
+def _longest_start(word: bytes, row_of: Mapping[bytes, int]) -> bytes:
+    return next((word[:cut] for cut in range(len(word) - 1, 0, -1) if word[:cut] in row_of), b"")

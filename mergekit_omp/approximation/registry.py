@@ -9,6 +9,7 @@ from mergekit_omp.approximation.base import Approximation
 from mergekit_omp.approximation.clp import Clp
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.knn import Knn
+from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.approximation.linear import Linear
 from mergekit_omp.approximation.mean import Mean
 from mergekit_omp.approximation.normal import Normal
@@ -20,6 +21,18 @@ from mergekit_omp.approximation.zero import Zero
 APPROXIMATIONS: Mapping[str, type[Approximation]] = MappingProxyType(
     {
         kind.name: kind
-        for kind in (Omp, Mean, Zero, Wechsel, Focus, Subword, Clp, Knn, Linear, Normal)
+        for kind in (
+            Omp,
+            Mean,
+            Zero,
+            Wechsel,
+            Focus,
+            Kriging,
+            Subword,
+            Clp,
+            Knn,
+            Linear,
+            Normal,
+        )
     }
 )

@@ -83,7 +83,7 @@ def _step(transplant: Transplant, aligned: AlignedTensor, plan: RowPlan, filling
     search, cost, refusal, k, sparsity = None, 0.0, None, None, None
     approximation = filling.approximation
     if isinstance(approximation, Omp) and donor is not None:
-        k = approximation.k
+        k = approximation.sparsity(dimension, anchors)
         sparsity = min(k, anchors, dimension)
         double = donor.dtype == torch.float64
         problem = _stand_in(missing, anchors, dimension, sparsity, double, transplant)
@@ -165,6 +165,12 @@ def _cost(
     if approximation.name == "linear":
         # In float64: twice the time.
         return 2.0 * (anchors * (dimension + _width(base)) + missing * _width(base)) * dimension
+    if approximation.name == "kriging":
+        # With a donor that is not tied; three penalties are tried as a rule, in float64.
+        features = 2.0 * dimension + _width(base)
+        normal = anchors * features * (features + _width(base))
+        solved = 6 * (features**3 + features**2 * _width(base))
+        return normal + solved + 2 * missing * anchors * dimension
     if approximation.name == "normal":
         return float(base.numel()) * _width(base)
     return 0.0

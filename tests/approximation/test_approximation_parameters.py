@@ -9,12 +9,19 @@ from typing import Annotated
 
 import pytest
 import torch
-from approximation_world import random_base, world
+from approximation_world import random_base, random_space, world
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from mergekit_omp.approximation import APPROXIMATIONS, AnchorCoding, Approximation, Needs, Part
+from mergekit_omp.approximation import (
+    APPROXIMATIONS,
+    AnchorCoding,
+    Approximation,
+    Needs,
+    Part,
+    support_sizes,
+)
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.knn import Knn
 from mergekit_omp.approximation.linear import Linear
@@ -30,12 +37,34 @@ def test_the_mission_comes_first() -> None:
     assert list(APPROXIMATIONS)[:5] == ["omp", "mean", "zero", "wechsel", "focus"]
     assert set(APPROXIMATIONS) == {
         *("omp", "mean", "zero", "wechsel", "focus"),
-        *("subword", "clp", "knn", "linear", "normal"),
+        *("kriging", "subword", "clp", "knn", "linear", "normal"),
     }
 
 
+@pytest.mark.parametrize(
+    ("dimension", "anchors", "k"),
+    [
+        *[(4, 900, 4), (128, 900, 8), (256, 900, 8), (512, 900, 16), (896, 900, 28)],
+        *[(1536, 900, 48), (2048, 900, 64), (4096, 300, 64), (2048, 5, 5)],
+    ],
+)
+def test_the_default_k_follows_the_dimension(dimension: int, anchors: int, k: int) -> None:
+    assert Omp().sparsity(dimension, anchors) == k
+    space = random_space(3, anchors, dimension)
+    assert support_sizes(Omp().encode(space)).tolist() == [k] * 3
+
+
+def test_the_papers_settings_are_one_parameter_away() -> None:
+    space = random_space(5, 300, 96)
+    paper, written = Omp(paper=True).encode(space), Omp(k=64).encode(space)
+    assert torch.equal(paper.indices, written.indices)
+    assert torch.equal(paper.coefficients, written.coefficients)
+    assert support_sizes(Omp().encode(space)).tolist() == [8] * 5
+    assert Omp(paper=True, k=5).sparsity(96, 300) == 5
+    assert Omp(paper=True).sparsity(96, 30) == 30
+
+
 def test_published_defaults() -> None:
-    assert Omp().k == 64
     assert (Wechsel().neighbors, Wechsel().temperature, Wechsel().copy_shared) == (10, 0.1, True)
     assert (Subword().input, Subword().head) == ("mean", "weighted")
 
@@ -103,6 +132,7 @@ def test_what_each_method_needs(tmp_path: Path) -> None:
     assert needs == {
         **{name: set() for name in ("mean", "zero", "normal")},
         **{name: {"donor_rows"} for name in ("omp", "focus", "clp", "knn", "linear")},
+        "kriging": {"companion", "donor_rows", "text"},
         "wechsel": {"donor_rows", "text"},
         "subword": {"text"},
     }

@@ -1,0 +1,86 @@
+"""What is known of a token, as numbers: blocks of features, each centred and of unit mean square.
+
+A block is rows of one matrix. Nothing is put together for all tokens at once; a part of the
+tokens is, whenever it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.moments import finite_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a matrix, one for each token; -1 for a token that has none."""
+
+    matrix: Float[Tensor, "rows dim"]
+    indices: Int64[Tensor, "tokens"]
+
+    @classmethod
+    def all_finite(cls, matrix: Float[Tensor, "tokens dim"]) -> Rows:
+        """Every row of a matrix, but those that are not finite."""
+        indices = torch.arange(len(matrix), device=matrix.device)
+        return cls(matrix, indices.where(finite_rows(matrix), -1))
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureBlock:
+    """The rows of anchors and missing tokens, with the anchors' mean and mean length.
+
+    A token without a row is at the mean: its features are 0.
+    """
+
+    anchors: Rows
+    missing: Rows
+    mean: Float64[Tensor, "dim"]
+    length: float
+    """Root mean square of the anchors' distances from their mean; 1 if they are all alike."""
+
+    @classmethod
+    def of(cls, anchors: Rows, missing: Rows) -> FeatureBlock:
+        matrix = anchors.matrix
+        known = anchors.indices[anchors.indices >= 0]
+        count, dim = max(len(known), 1), matrix.shape[1]
+        mean = torch.zeros(dim, dtype=torch.float64, device=matrix.device)
+        square = 0.0
+        for part in chunks(len(known), 24 * dim):
+            mean += matrix[known[part]].double().sum(0)
+        mean /= count
+        for part in chunks(len(known), 24 * dim):
+            square += (matrix[known[part]].double() - mean).square().sum().item()
+        return cls(anchors, missing, mean, (square / count) ** 0.5 or 1.0)
+
+    @property
+    def dim(self) -> int:
+        return self.anchors.matrix.shape[1]
+
+    def values(
+        self, rows: Rows, part: slice | Int64[Tensor, "part"], dtype: torch.dtype
+    ) -> Float[Tensor, "part dim"]:
+        """Features of some of the tokens of `rows`."""
+        indices = rows.indices[part]
+        found = rows.matrix[indices.clamp_min(0)].to(dtype) - self.mean.to(dtype)
+        found *= (indices >= 0)[:, None] / self.length
+        return found
+
+
+def anchor_features(
+    blocks: Sequence[FeatureBlock], part: slice | Int64[Tensor, "part"], dtype: torch.dtype
+) -> Float[Tensor, "part features"]:
+    """All blocks of some of the anchors, side by side."""
+    return torch.cat([block.values(block.anchors, part, dtype) for block in blocks], dim=1)
+
+
+def missing_features(
+    blocks: Sequence[FeatureBlock], part: slice, dtype: torch.dtype
+) -> Float[Tensor, "part features"]:
+    """All blocks of some of the missing tokens, side by side."""
+    return torch.cat([block.values(block.missing, part, dtype) for block in blocks], dim=1)

@@ -1,0 +1,160 @@
+"""`kriging`: a regression from what is known of a token to its row, and what its neighbours add.
+
+Regression kriging, as in geostatistics: a trend that is fitted on all anchors, and an
+interpolation of the residuals that it leaves at the nearest of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from mergekit_omp.approximation.anchors import donor_rows, usable_rows
+from mergekit_omp.approximation.base import Approximation, Needs, Part, Problem
+from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.features import (
+    FeatureBlock,
+    Rows,
+    anchor_features,
+    missing_features,
+)
+from mergekit_omp.approximation.moments import finite_mean, finite_rows, mean_row
+from mergekit_omp.approximation.neighbours import nearest_anchors, ordinary_kriging, units
+from mergekit_omp.approximation.parameters import PositiveFloat, PositiveInt
+from mergekit_omp.approximation.pieces import (
+    combine_pieces,
+    pieces_of_missing,
+    pieces_without_itself,
+)
+from mergekit_omp.approximation.ridge import fit_ridge
+
+LOG = logging.getLogger(__name__)
+
+LENGTH = 1.0
+"""Of the residuals' correlation, on the unit sphere: a cosine of 0 leaves exp(-1)."""
+NOISE = 0.3
+"""Variance of a residual that its neighbours do not share, relative to what they do."""
+
+
+class Kriging(Approximation, frozen=True):
+    """Ridge regression on all that is known of a token, and its neighbours' residuals.
+
+    Known are the donor's row, that of its other matrix, and the mean of the base's rows of the
+    pieces that the token is spelled with; an anchor counts as spelled without itself. Residuals
+    of the nearest anchors, by cosine in the donor's rows, are interpolated by ordinary kriging.
+    """
+
+    name: ClassVar[str] = "kriging"
+    reference: ClassVar[str | None] = None
+
+    neighbors: PositiveInt = Field(
+        default=16, description="Of how many of the nearest anchors the residuals are used."
+    )
+    ridge: PositiveFloat | None = Field(
+        default=None,
+        description="Penalty of the regression, relative to the mean variance of a feature. "
+        "[default: chosen by generalised cross-validation]",
+    )
+    head_gain: PositiveFloat = Field(
+        default=1.15,
+        description="How far rows of the head are moved from the anchors' mean, relative to the "
+        "prediction, which is shorter than what it predicts.",
+    )
+
+    @property
+    def needs(self) -> frozenset[Needs]:
+        return frozenset({Needs.DONOR_ROWS, Needs.COMPANION, Needs.TEXT})
+
+    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+        targets, anchors, rows = donor_rows(self.name, problem.space)
+        base = problem.base
+        dtype, device = working_dtype(base), base.device
+        targets, anchors, rows = targets.to(device), anchors.to(device), rows.to(device)
+        in_donor = [
+            FeatureBlock.of(Rows.all_finite(anchors), Rows.all_finite(targets)),
+            *self._companion(problem, device),
+        ]
+        known = [*in_donor, *self._pieces(problem, rows)]
+        mean = finite_mean(base[rows]).to(dtype)
+        width = sum(block.dim for block in known)
+        bytes_each = dtype.itemsize * (3 * width + 3 * base.shape[1])
+
+        def training() -> Iterator[tuple[Tensor, Tensor]]:
+            for part in chunks(len(rows), bytes_each):
+                yield anchor_features(known, part, dtype), base[rows[part]].to(dtype) - mean
+
+        fit = fit_ridge(training, width, base.shape[1], device=device, ridge=self.ridge)
+        LOG.debug("kriging: ridge %g of %d features, %d anchors", fit.ridge, width, len(rows))
+        trend = fit.coefficients.to(dtype)
+        residuals = base.new_empty((len(rows), base.shape[1]), dtype=dtype)
+        for part, (x, y) in zip(chunks(len(rows), bytes_each), training(), strict=True):
+            residuals[part] = y - x @ trend
+        result = base.new_empty((len(targets), base.shape[1]), dtype=dtype)
+        for part in chunks(len(targets), bytes_each):
+            result[part] = missing_features(known, part, dtype) @ trend
+        self._add_local(result, residuals, in_donor, problem.space.progress)
+        if problem.part != Part.INPUT:
+            result *= self.head_gain
+        result += mean
+        blank = ~(targets != 0).any(1)
+        result[blank] = mean_row(base)
+        return result
+
+    def _companion(self, problem: Problem, device: torch.device) -> list[FeatureBlock]:
+        """The donor's other matrix, where it has two."""
+        space = problem.space
+        if space.anchors is None or space.companion_anchors is None:
+            return []
+        if space.companion_targets is None:
+            return []
+        anchors = space.companion_anchors[usable_rows(space.anchors)].to(device)
+        targets = space.companion_targets.to(device)
+        return [FeatureBlock.of(Rows.all_finite(anchors), Rows.all_finite(targets))]
+
+    def _pieces(self, problem: Problem, rows: Int64[Tensor, "anchors"]) -> list[FeatureBlock]:
+        """The mean of the base's rows of each token's pieces."""
+        texts = problem.space.texts
+        if texts is None:
+            raise ValueError(f"{self.name} needs the tokens' texts: give the space its `texts`")
+        return [
+            FeatureBlock.of(
+                _mean_rows(problem.base, pieces_without_itself(texts, rows.tolist())),
+                _mean_rows(problem.base, pieces_of_missing(texts)),
+            )
+        ]
+
+    def _add_local(
+        self,
+        trend: Float[Tensor, "missing base_dim"],
+        residuals: Float[Tensor, "anchors base_dim"],
+        in_donor: Sequence[FeatureBlock],
+        progress: bool,
+    ) -> None:
+        """Adds to the trend what its neighbours' residuals say, in place."""
+        count, dtype = min(self.neighbors, len(residuals)), trend.dtype
+        cosines, whose = nearest_anchors(in_donor, count, dtype, progress=progress)
+        width = sum(block.dim for block in in_donor)
+        bytes_each = dtype.itemsize * (2 * count * (width + trend.shape[1]) + 3 * count**2)
+        for part in chunks(len(trend), bytes_each):
+            points = units(anchor_features(in_donor, whose[part].flatten(), dtype))
+            points = points.reshape(-1, count, width)
+            weights = ordinary_kriging(cosines[part], points, LENGTH, NOISE)
+            trend[part] += (weights[:, None] @ residuals[whose[part]])[:, 0]
+
+
+def _mean_rows(base: Float[Tensor, "rows dim"], segments: Sequence[Sequence[int]]) -> Rows:
+    finite = finite_rows(base).tolist()
+    usable = [[row for row in pieces if row < len(finite) and finite[row]] for pieces in segments]
+    weights = [[1 / len(pieces) for _ in pieces] for pieces in usable]
+    indices = [i if pieces else -1 for i, pieces in enumerate(usable)]
+    return Rows(
+        combine_pieces(base, usable, weights),
+        torch.tensor(indices, dtype=torch.int64, device=base.device),
+    )

@@ -1,0 +1,73 @@
+"""The nearest anchors of each token by cosine, and weights for them by ordinary kriging.
+
+Ordinary kriging (Matheron 1963; Cressie 1993, section 3.2): the best unbiased linear prediction
+of a field whose mean near the token is not known, so that the weights sum to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.features import FeatureBlock, anchor_features, missing_features
+
+
+def units(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
+    """Rows of length 1; zeros stay."""
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / lengths.clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def nearest_anchors(
+    blocks: Sequence[FeatureBlock], count: int, dtype: torch.dtype, *, progress: bool = False
+) -> tuple[Float[Tensor, "missing count"], Int64[Tensor, "missing count"]]:
+    """The highest cosines of each missing token with the anchors, and whose they are."""
+    missing = blocks[0].missing.indices
+    cosines = torch.zeros((len(missing), count), dtype=dtype, device=missing.device)
+    whose = torch.zeros((len(missing), count), dtype=torch.int64, device=missing.device)
+    bytes_each = 3 * dtype.itemsize * sum(block.dim for block in blocks)
+    for part in chunks(len(missing), bytes_each, progress=progress, label="Nearest anchors"):
+        targets = units(missing_features(blocks, part, dtype))
+        cosines[part], whose[part] = _nearest(targets, blocks, count)
+    return cosines, whose
+
+
+def _nearest(
+    targets: Float[Tensor, "targets features"], blocks: Sequence[FeatureBlock], count: int
+) -> tuple[Float[Tensor, "targets count"], Int64[Tensor, "targets count"]]:
+    """The same for some of them, with the anchors a part at a time."""
+    anchors = len(blocks[0].anchors.indices)
+    best = targets.new_empty((len(targets), 0))
+    whose = torch.empty((len(targets), 0), dtype=torch.int64, device=targets.device)
+    for part in chunks(anchors, targets.dtype.itemsize * 3 * (targets.shape[1] + len(targets))):
+        cosines = targets @ units(anchor_features(blocks, part, targets.dtype)).T
+        found, places = cosines.topk(min(count, cosines.shape[1]), dim=1)
+        best = torch.cat([best, found], dim=1)
+        whose = torch.cat([whose, places + part.start], dim=1)
+        best, places = best.topk(min(count, best.shape[1]), dim=1)
+        whose = whose.gather(1, places)
+    return best, whose
+
+
+def ordinary_kriging(
+    cosines: Float[Tensor, "targets neighbours"],
+    points: Float[Tensor, "targets neighbours features"],
+    length: float,
+    noise: float,
+) -> Float[Tensor, "targets neighbours"]:
+    """Weights of each target's neighbours, which sum to 1.
+
+    The covariance of two tokens at distance d, on the sphere of radius 1, is
+    exp(-d²/(2 `length`²)); `noise` is the variance that a token's residual has of its own.
+    `points` have length 1.
+    """
+    among = torch.exp((points @ points.mT - 1) / length**2)
+    among.diagonal(dim1=1, dim2=2).add_(noise)
+    towards = torch.exp((cosines - 1) / length**2)
+    solved = torch.linalg.solve(among, torch.stack([towards, torch.ones_like(towards)], dim=2))
+    simple, ones = solved.unbind(2)
+    return simple + ones * ((1 - simple.sum(1)) / ones.sum(1))[:, None]
