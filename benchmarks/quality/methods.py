@@ -34,6 +34,8 @@ METHODS: tuple[Method, ...] = (
     Method("knn", "knn"),
     Method("linear", "linear"),
     Method("tokensurgeon omp 64", PEER, {"k": 64}),
+    Method("kriging", "kriging"),
+    Method("omp", "omp"),
     Method("omp 64", "omp", _omp(64)),
     Method("omp 32", "omp", _omp(32)),
     Method("omp 16", "omp", _omp(16)),
