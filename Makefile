@@ -3,14 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: demo test lint oracles clean
+.PHONY: demo test lint docs docs-serve oracles clean
 
 $(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/no-deps.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps -r tests/no-deps.txt
+	touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: $(READY)
@@ -25,10 +30,17 @@ lint: $(READY)
 test: lint
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
+# The site, in site/: open site/index.html. A broken link or anchor is an error.
+docs: $(DOCS_READY)
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(DOCS_READY)
+	$(BIN)/mkdocs serve --strict
+
 # Opt-in: whole published packages; fasttext is compiled, which takes minutes and a C++ compiler.
 oracles: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[oracles]'
 	$(BIN)/python -m pytest tests/oracles/originals.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
