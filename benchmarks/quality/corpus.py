@@ -36,7 +36,7 @@ class Texts:
 
     def mixed(self, shares: Mapping[str, float]) -> list[str]:
         """The training texts of a model: of each kind this share, spread over all of it."""
-        return [text for kind in KINDS for text in spread(self.train[kind], shares.get(kind, 0))]
+        return [text for kind in KINDS for text in spread(self.train[kind], shares.get(kind, 0.0))]
 
 
 def read_texts(

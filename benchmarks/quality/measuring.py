@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -109,7 +110,7 @@ class PairBench:
 
     def _kept(self, entry: Path, measured: Measured) -> Measured:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = entry.with_suffix(".unfinished")
+        unfinished = entry.with_suffix(f".{os.getpid()}-unfinished")
         unfinished.write_text(json.dumps(asdict(measured)), encoding="utf-8")
         unfinished.replace(entry)
         return measured
