@@ -2,11 +2,11 @@
 
 Makes two random models with the vocabularies of Llama 3 and Qwen, gives the second the first's
 tokenizer with `mergekit-yaml` and `merge_method: omp`, and does the same with
-`mergekit-tokensurgeon -a omp`; both are whole processes. The latter takes hours, so it is stopped
-after `--peer-batches` of its batches of 512 tokens, and the rest is extrapolated from the time
-of those batches: they are all alike.
+`mergekit-tokensurgeon -a omp`; both are whole processes. The latter takes more than a day, so it
+is stopped after `--peer-batches` of its batches of 512 tokens, and the rest is extrapolated from
+the time of those batches: they are all alike. `--batches` does the same to ours.
 
-    python benchmarks/swap_end_to_end.py --hidden 896 --k 64
+    python benchmarks/swap_end_to_end.py --hidden 896 --k 64 --batches 6
 
 Needs the test extra and the packages of tests/no-deps.txt.
 """
@@ -28,7 +28,10 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-PROGRESS = re.compile(rb"Approximating tokens:\s+\d+%[^|]*\|[^|]*\|\s*(\d+)/(\d+)")
+PROGRESS = rb":\s+\d+%[^|]*\|[^|]*\|\s*(\d+)/(\d+)"
+PEER = re.compile(rb"Approximating tokens" + PROGRESS)
+OURS = re.compile(rb"pursuit" + PROGRESS)
+BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,10 @@ def whole(arguments: list[str]) -> Measured:
     return Measured(time.perf_counter() - began, usage.ru_maxrss / 1e6)
 
 
-def until(arguments: list[str], batches: int, tensors: int) -> Measured:
-    """Run tokensurgeon for some batches of its first tensor, and extrapolate to all of them."""
+def until(
+    arguments: list[str], pattern: re.Pattern[bytes], steps: int, tensors: int, unit: str
+) -> Measured:
+    """Run a process for some steps of its first tensor's progress, and extrapolate to all."""
     began = time.perf_counter()
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -64,21 +69,22 @@ def until(arguments: list[str], batches: int, tensors: int) -> Measured:
     total, text = 0, b""
     while chunk := os.read(process.stderr.fileno(), 4096):
         text = (text + chunk)[-4096:]
-        for found in PROGRESS.finditer(text):
+        for found in pattern.finditer(text):
             total = int(found[2])
-            seen.setdefault(int(found[1]), time.perf_counter())
-        if seen and max(seen) >= batches:
+            if int(found[1]):
+                seen.setdefault(int(found[1]), time.perf_counter())
+        if seen and max(seen) >= steps:
             process.kill()
             break
     process.stderr.close()
     _, _, usage = os.wait4(process.pid, 0)
     process.returncode = 0
-    if not seen or max(seen) < batches:
-        raise SystemExit("mergekit-tokensurgeon ended before its batches were done")
+    if not seen or max(seen) < steps:
+        raise SystemExit(f"{arguments[0]} ended before its {steps} {unit} were done")
     first, last = min(seen), max(seen)
     each = (seen[last] - seen[first]) / (last - first)
     seconds = seen[first] - began + each * (total * tensors - first)
-    note = f"extrapolated from {last - first} of {total * tensors} batches"
+    note = f"extrapolated from {last - first} of {total * tensors} {unit}"
     return Measured(seconds, usage.ru_maxrss / 1e6, note)
 
 
@@ -89,7 +95,9 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=896)
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--memory", help="the solver's budget, such as 2GB")
-    parser.add_argument("--peer-batches", type=int, default=3)
+    parser.add_argument("--search", default="auto")
+    parser.add_argument("--batches", type=int, help="of 512 tokens; default: the whole swap")
+    parser.add_argument("--peer-batches", type=int, default=2)
     parser.add_argument("--no-peer", action="store_true")
     settings = parser.parse_args()
 
@@ -118,12 +126,17 @@ def main() -> None:
             "tokenizer_source": str(donor),
             "parameters": {
                 "k": settings.k,
+                "search": settings.search,
                 **({"memory": settings.memory} if settings.memory else {}),
             },
             "dtype": "bfloat16",
         }
         (root / "swap.yml").write_text(yaml.safe_dump(config))
-        ours = whole([command("mergekit-yaml"), str(root / "swap.yml"), str(root / "ours")])
+        swap = [command("mergekit-yaml"), str(root / "swap.yml"), str(root / "ours")]
+        if settings.batches:
+            ours = until(swap, OURS, settings.batches * BATCH, tensors=2, unit="tokens")
+        else:
+            ours = whole(swap)
         config["merge_method"] = "zero"
         del config["parameters"]
         (root / "zero.yml").write_text(yaml.safe_dump(config))
@@ -135,8 +148,10 @@ def main() -> None:
                     *(command("mergekit-tokensurgeon"), str(base), str(donor)),
                     *(str(root / "peer"), "-a", "omp", "-k", str(settings.k)),
                 ],
+                PEER,
                 settings.peer_batches,
                 tensors=2,
+                unit="batches",
             )
 
     print(
@@ -145,7 +160,8 @@ def main() -> None:
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}\n"
     )
     print("| whole process | seconds | peak memory, GB | times as fast |\n|---|---|---|---|")
-    for label, measured in (("`omp`", ours), ("`zero`: all but the solver", rest)):
+    name = f"`omp` ({ours.note})" if ours.note else "`omp`"
+    for label, measured in ((name, ours), ("`zero`: all but the solver", rest)):
         times = f"{peer.seconds / measured.seconds:.1f}" if peer else ""
         print(f"| {label} | {measured.seconds:.0f} | {measured.peak_gb:.1f} | {times} |")
     if peer:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from mergekit_omp.pursuit import compiled, gram, lockstep, screened
+from mergekit_omp.pursuit import compiled, eight_bit, gram, lockstep, screened
 from mergekit_omp.pursuit.problem import Problem
 
 LOG = logging.getLogger(__name__)
@@ -17,10 +17,16 @@ LOG = logging.getLogger(__name__)
 SEARCHES = ("auto", "reference", "gram", "screened", "fast")
 FREE_SHARE, INSTALLED_SHARE = 0.75, 0.6
 """What a search may take of the memory that is free, and of all there is, unless told."""
+THRIFT = 1.25
+"""A plan that takes less memory is preferred to one that is less than so many times as fast."""
 LARGEST_BATCH = 512
 """Targets in flight: more would not be faster."""
-EXHAUSTIVE_COST, SCREENED_COST, BLOCK_COST, SPECULATION_COST = 1.3, 0.6, 1.8, 900
-"""Time per multiply-add against a large float32 product; the last, atoms that speculation costs."""
+EXHAUSTIVE_COST, SCREENED_COST, EIGHT_BIT_COST, BASIS_COST = 1.3, 0.6, 0.27, 80
+"""Time of a multiply-add, against one of a large float32 product; a basis is read from memory."""
+BLOCK_COST = {torch.float64: 11, torch.float32: 5.5, torch.int16: 5.5, torch.int8: 7}
+"""The same where rows of a Gram matrix are combined."""
+SPECULATION_COST = 900
+"""Atoms whose products a speculation costs."""
 WORKSPACE = 16 << 20
 """What the kernels' threads and the products' packing take beside the tables counted here."""
 
@@ -75,7 +81,10 @@ def choose(problem: Problem, search: str, memory: int | None) -> Plan:
     fitting = [plan for plan in plans if plan.batch >= 1 and plan.bytes <= budget]
     if not fitting:
         raise ValueError(_nothing_fits(search, plans, budget))
-    plan = min(fitting, key=lambda plan: plan.cost)
+    least = min(plan.cost for plan in fitting)
+    plan = min(
+        (plan for plan in fitting if plan.cost <= THRIFT * least), key=lambda plan: plan.bytes
+    )
     LOG.info(
         "pursuit of %d targets over %d atoms, k = %d: search %s%s%s, %.1f GB of memory,"
         " %.2g multiply-adds, %d targets at a time",
@@ -92,9 +101,9 @@ def choose(problem: Problem, search: str, memory: int | None) -> Plan:
     return plan
 
 
-def reference_batch(problem: Problem, budget: int) -> int:
-    """Targets at a time of the reference, within a budget or else one."""
-    return _lockstep(problem, "reference", budget).batch
+def lockstep_batch(problem: Problem, search: str, budget: int) -> int:
+    """Targets at a time of "reference" or "screened", within a budget or else one."""
+    return _lockstep(problem, search, budget).batch
 
 
 def _answers(plan: Plan, search: str) -> bool:
@@ -134,13 +143,20 @@ def _sized(each: int, fixed: int, count: int, budget: int) -> tuple[int, int]:
 
 def _lockstep(problem: Problem, search: str, budget: int) -> Plan:
     targets, (atoms, dim) = len(problem.targets), problem.atoms.shape
-    coarse = search == "screened"
-    finder = screened if coarse else lockstep
-    each = lockstep.bytes_per_target(problem) + finder.search_bytes(problem)
-    fixed = WORKSPACE + (screened.fixed_bytes(problem) if coarse else 0)
+    each, fixed, product = lockstep.bytes_per_target(problem), WORKSPACE, EXHAUSTIVE_COST
+    if search == "reference":
+        each += lockstep.search_bytes(problem)
+    elif eight_bit.available(problem):
+        each += eight_bit.search_bytes(problem)
+        fixed += eight_bit.fixed_bytes(problem)
+        product = EIGHT_BIT_COST
+    else:
+        each += screened.search_bytes(problem)
+        fixed += screened.fixed_bytes(problem)
+        product = _bfloat16_cost(problem.atoms.device)
     batch, size = _sized(each, fixed, targets, budget)
-    cost = float(targets) * problem.sparsity * atoms * dim
-    cost *= _screening_cost(problem.atoms.device) if coarse else EXHAUSTIVE_COST
+    cost = float(targets) * problem.sparsity * dim
+    cost *= atoms * product + problem.sparsity * BASIS_COST
     return Plan(search, batch, size, cost)
 
 
@@ -153,12 +169,13 @@ def _gram(problem: Problem, dtype: torch.dtype, budget: int, verified: bool) -> 
     batch, size = _sized(each, fixed, targets, budget)
     passes = k * k / 2 if verified else k * k / 32
     once = atoms * atoms * dim / 2
-    speculation = k * SPECULATION_COST * (k if dtype == problem.atoms.dtype else dim)
-    cost = once + targets * (atoms * (dim + BLOCK_COST * passes) + speculation)
+    # The coarser the matrix, the more products it takes to decide which atom is the largest.
+    speculation = k * SPECULATION_COST * (dim if dtype == torch.int8 else k)
+    cost = once + targets * (atoms * (dim + BLOCK_COST[dtype] * passes) + speculation)
     return Plan("gram", batch, size, cost, gram=dtype, verified=verified)
 
 
-def _screening_cost(device: torch.device) -> float:
+def _bfloat16_cost(device: torch.device) -> float:
     if device.type == "cuda":
         return SCREENED_COST
     # Without instructions for it, a CPU multiplies bfloat16 slower than float32.

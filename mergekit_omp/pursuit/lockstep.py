@@ -77,6 +77,7 @@ class _State:
         self.indices = torch.zeros(count, k, dtype=torch.int64, device=targets.device)
         self.sizes = torch.zeros(count, dtype=torch.int64, device=targets.device)
         self.barred = (~problem.usable).expand(count, -1).clone()
+        self.open = problem.usable.sum().repeat(count)
         live = (problem.target_norms > torch.finfo(targets.dtype).tiny) & (k > 0)
         live &= bool(problem.usable.any())
         self.active = live.nonzero().squeeze(1)
@@ -84,9 +85,9 @@ class _State:
     def advance(self) -> None:
         """Adds one atom to each active target's support, or bars one that cannot serve."""
         rows = self.active
-        best, picks = self.search.find(self.residuals[rows], self.barred[rows])
+        best, picks = self.search.find(self._at(self.residuals), self._at(self.barred))
         atoms = self.problem.atoms[picks]
-        weights, directions = self._orthogonalised(rows, atoms)
+        weights, directions = self._orthogonalised(atoms)
         heights = torch.linalg.vector_norm(directions, dim=1)
         norms = self.problem.atom_norms[picks]
         precision = self.problem.precision
@@ -97,16 +98,22 @@ class _State:
         self._extend(rows[good], picks[good], weights[good], directions[good], heights[good])
         self.active = rows[self._searching(rows)]
 
-    def _orthogonalised(self, rows: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
-        filled = int(self.sizes[rows].max())
-        basis = self.basis[rows, :filled]
-        weights = atoms.new_zeros(len(rows), filled)
-        # Twice is enough (Giraud et al. 2005): once loses orthogonality with similar atoms.
-        for _ in range(2):
-            again = torch.einsum("bkd,bd->bk", basis, atoms)
-            atoms = atoms - torch.einsum("bkd,bk->bd", basis, again)
-            weights += again
-        return weights, atoms
+    def _at(self, values: Tensor) -> Tensor:
+        """The rows of active targets; nothing is copied while all are active."""
+        return values if len(self.active) == len(values) else values[self.active]
+
+    def _orthogonalised(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of each atom beside its target's basis, and its weights in that basis."""
+        filled = int(self.sizes[self.active].max())
+        basis = self._at(self.basis[:, :filled])
+        weights, directions = _split(basis, atoms)
+        # Twice is enough, and once only where much is left (Giraud et al. 2005).
+        lengths = torch.linalg.vector_norm(directions, dim=1)
+        again = (lengths < 0.7 * torch.linalg.vector_norm(atoms, dim=1)).nonzero().squeeze(1)
+        if len(again):
+            more, directions[again] = _split(basis[again], directions[again])
+            weights[again] += more
+        return weights, directions
 
     def _bar(self, rows: Tensor, picks: Tensor, noise: Tensor) -> None:
         """Bars the picks, and all atoms whose correlations are noise: else they come one by one."""
@@ -114,6 +121,7 @@ class _State:
             correlations = (self.problem.atoms @ self.residuals[row]).abs_()
             self.barred[row] |= correlations <= level * self.problem.atom_norms
             self.barred[row, pick] = True
+            self.open[row] = len(self.barred[row]) - self.barred[row].sum()
 
     def _extend(
         self, rows: Tensor, picks: Tensor, weights: Tensor, directions: Tensor, heights: Tensor
@@ -128,13 +136,14 @@ class _State:
         self.indices[rows, slots] = picks
         self.residuals[rows] -= lengths[:, None] * directions
         self.barred[rows, picks] = True
+        self.open[rows] -= 1
         self.sizes[rows] += 1
 
     def _searching(self, rows: Tensor) -> Tensor:
         left = torch.linalg.vector_norm(self.residuals[rows], dim=1)
         open_slots = self.sizes[rows] < self.problem.sparsity
         unexplained = left > self.problem.tolerance * self.problem.target_norms[rows]
-        return open_slots & unexplained & ~self.barred[rows].all(dim=1)
+        return open_slots & unexplained & (self.open[rows] > 0)
 
     def finish(self) -> SparseCode:
         k = self.problem.sparsity
@@ -152,6 +161,16 @@ class _State:
     def _left_by(self, coefficients: Tensor) -> Tensor:
         code = SparseCode(self.indices, coefficients, coefficients.new_zeros(len(coefficients)))
         return self.problem.targets - code.decode(self.problem.atoms)
+
+
+def _split(
+    basis: Float[Tensor, "batch filled dim"], rows: Float[Tensor, "batch dim"]
+) -> tuple[Float[Tensor, "batch filled"], Float[Tensor, "batch dim"]]:
+    """Each row's weights in an orthonormal basis of its own, and the rest of it."""
+    weights = torch.bmm(basis, rows[:, :, None])
+    return weights.squeeze(2), torch.baddbmm(
+        rows[:, None], weights.transpose(1, 2), basis, alpha=-1
+    ).squeeze(1)
 
 
 def _upper_solve(

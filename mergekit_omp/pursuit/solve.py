@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mergekit_omp.pursuit.batches import in_batches
-from mergekit_omp.pursuit.choice import Plan, check_search, choose, reference_batch
+from mergekit_omp.pursuit.choice import Plan, check_search, choose, lockstep_batch
+from mergekit_omp.pursuit.eight_bit import EightBit
+from mergekit_omp.pursuit.eight_bit import available as has_eight_bit
 from mergekit_omp.pursuit.gram import EXACT, FAST, Gram, build, solve_by_gram
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
@@ -43,7 +45,7 @@ def orthogonal_matching_pursuit(
     search: all give the same supports, up to ties in the working dtype, except "fast".
         "auto": the cheapest of the exact ones that fits the memory;
         "reference": every inner product at every iteration;
-        "screened": the same, with bfloat16 products to name candidates;
+        "screened": the same, with products of 8-bit integers or bfloat16 to name candidates;
         "gram": Batch-OMP on a precomputed Gram matrix (a CPU, and Numba);
         "fast": that, restricted to shortlists of atoms: other supports, similar residuals.
     memory: bytes that the search may take beside the inputs; by default most of what is free.
@@ -63,8 +65,7 @@ def solve_planned(
 ) -> SparseCode:
     """Solves as a plan says; `table` is the Gram matrix that it asks for, if already built."""
     if plan.gram is None:
-        search = Screened(problem) if plan.search == "screened" else Exhaustive(problem)
-        return _in_lockstep(problem, search, plan.batch, progress)
+        return _in_lockstep(problem, _search(problem, plan.search), plan.batch, progress)
     speculation = EXACT if plan.verified else FAST
     code, hard = solve_by_gram(
         problem, table or build(problem, plan.gram), plan.batch, speculation, progress
@@ -73,8 +74,15 @@ def solve_planned(
         return code
     LOG.debug("%d targets need more precision than a Gram matrix gives", len(hard))
     rest = problem.subset(hard)
-    batch = reference_batch(rest, plan.bytes)
-    return code.replaced(hard, _in_lockstep(rest, Exhaustive(rest), batch, progress))
+    name = "screened" if has_eight_bit(rest) else "reference"
+    batch = lockstep_batch(rest, name, plan.bytes)
+    return code.replaced(hard, _in_lockstep(rest, _search(rest, name), batch, progress))
+
+
+def _search(problem: Problem, name: str) -> Search:
+    if name == "reference":
+        return Exhaustive(problem)
+    return EightBit(problem) if has_eight_bit(problem) else Screened(problem)
 
 
 def _in_lockstep(problem: Problem, search: Search, batch: int, progress: bool) -> SparseCode:

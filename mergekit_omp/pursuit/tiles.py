@@ -5,10 +5,15 @@ Loops are written out four by four, because that is what keeps the operands in r
 
 from __future__ import annotations
 
+import numpy as np
+
 from mergekit_omp.pursuit.compiled import kernel
 
 TILE = 512
 """Atoms in a tile: four rows of a Gram tile and eight of the result stay in a first-level cache."""
+
+LANES = 256
+"""Running maxima kept side by side."""
 
 
 @kernel
@@ -70,15 +75,27 @@ def combine_one(gram, support, size, weights, low, high, out):  # type: ignore[n
 @kernel
 def correlate(start, scale, low, high, out):  # type: ignore[no-untyped-def]
     """out = start[low:high] - scale[low:high] * out: correlations from a combination."""
+    # Indices that start from zero are known not to be negative, which vectors need.
+    begun, scales = start[low:high], scale[low:high]
     for x in range(high - low):
-        out[x] = start[low + x] - scale[low + x] * out[x]
+        out[x] = begun[x] - scales[x] * out[x]
 
 
 @kernel
 def largest(values):  # type: ignore[no-untyped-def]
     """The largest magnitude."""
-    top = values[0] * 0
-    for x in range(values.shape[0]):
+    # One lane by one: compilers do not turn the maximum of floats into vector instructions.
+    lanes = np.zeros(LANES, values.dtype)
+    whole = values.shape[0] // LANES * LANES
+    for first in range(0, whole, LANES):
+        part = values[first : first + LANES]
+        for x in range(LANES):
+            size = abs(part[x])
+            lanes[x] = size if size > lanes[x] else lanes[x]
+    top = lanes[0]
+    for x in range(LANES):
+        top = max(top, lanes[x])
+    for x in range(whole, values.shape[0]):
         top = max(top, abs(values[x]))
     return top
 
@@ -86,10 +103,14 @@ def largest(values):  # type: ignore[no-untyped-def]
 @kernel
 def reaches(values, norms, margin, low, high, level):  # type: ignore[no-untyped-def]
     """Whether any magnitude, plus its margin, passes a level."""
-    top = values[0] * 0
+    # Counting is turned into vector instructions, in the values' own type.
+    extra = values.dtype.type(margin)
+    bar = values.dtype.type(level)
+    lengths = norms[low:high]
+    count = 0
     for x in range(high - low):
-        top = max(top, abs(values[x]) + margin * norms[low + x])
-    return top > level
+        count += 1 if abs(values[x]) + extra * lengths[x] > bar else 0
+    return count > 0
 
 
 @kernel

@@ -36,10 +36,10 @@ def sized(targets: int, atoms: int, dim: int, k: int = 64) -> Problem:
 
 @pytest.mark.parametrize(
     ("budget", "dtype"),
-    [(64 << 30, torch.float32), (28 << 30, torch.int16), (16 << 30, torch.int8), (4 << 30, None)],
+    [(8 << 30, torch.int16), (2 << 30, torch.int8), (1 << 29, None)],
 )
 def test_auto_takes_the_gram_matrix_that_fits(budget: int, dtype: torch.dtype | None) -> None:
-    plan = choose(sized(40_000, 110_000, 2048), "auto", budget)
+    plan = choose(sized(40_000, 32_000, 2048), "auto", budget)
     assert plan.gram == dtype
     assert plan.bytes <= budget
     assert plan.verified
