@@ -159,8 +159,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--targets", type=int, default=20000, help="what times are scaled to")
-    parser.add_argument("--slice", type=int, default=256, help="targets that ours solves")
-    parser.add_argument("--peer-slice", type=int, default=64, help="targets for batch_omp; 0: none")
+    parser.add_argument("--slice", type=int, default=512, help="targets that ours solves")
+    parser.add_argument(
+        "--peer-slice", type=int, default=512, help="targets for batch_omp; 0: none"
+    )
     parser.add_argument("--sklearn-slice", type=int, default=0)
     parser.add_argument("--search", nargs="+", default=["auto", "fast"])
     parser.add_argument("--memory", type=float, help="budget in GB")

@@ -79,7 +79,7 @@ def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         orthogonal_matching_pursuit(targets, atoms, 4, search="gram")
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("pursuit of 30 targets over 200 atoms, k = 4: search gram (float32)")
+    assert message.startswith("pursuit of 30 targets over 200 atoms, k = 4: search gram (int16)")
 
 
 @pytest.mark.parametrize("search", ["reference", "screened", "gram"])
