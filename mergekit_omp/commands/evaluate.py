@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +141,12 @@ def evaluate(
                 limit=limit,
                 batch_size=batch_size,
                 loading=loading,
+                quiet=quiet,
             )
             if not as_json:
                 click.echo(("\n" if texts else "") + rendered_tasks(result["tasks"]))
     except (ValueError, ImportError) as error:
-        message = str(error)
-        raise click.ClickException(f"{message[:1].upper()}{message[1:]}.") from error
+        raise click.ClickException(f"{str(error).rstrip('.')}.") from error
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
 
@@ -160,7 +159,6 @@ def _loading(device: str, dtype: str, trust_remote_code: bool) -> Any:
     # Reading weights takes a moment; its bars would hide those of the evaluation.
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    logging.getLogger("mergekit_omp").setLevel(logging.ERROR)
     loading = Loading(device, dtype, trust_remote_code)
     loading.torch_device()
     return loading

@@ -16,7 +16,6 @@ from mergekit_omp.evaluation.comparison import Scored, approximated_by, compared
 from mergekit_omp.evaluation.models import (
     Loading,
     approximated_ids,
-    base_of,
     load_model,
     load_tokenizer,
     longest_context,
@@ -106,9 +105,9 @@ def _recorded_base(
 ) -> str | None:
     """The base that a record names, where it is still there."""
     for name, record in records.items():
-        if record is None:
+        base: str | None = (record or {}).get("base_model")
+        if base is None:
             continue
-        base = base_of(record)
         try:
             longest_context(base, loading)
         except ValueError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def run_tasks(
     limit: int | None = None,
     batch_size: int | None = None,
     loading: Loading | None = None,
+    quiet: bool = False,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Results by model, task and metric, as the harness names them.
 
@@ -52,23 +55,26 @@ def run_tasks(
         )
     results = {}
     for name in models:
-        found = simple_evaluate(
-            model="hf",
-            model_args={
-                "pretrained": name,
-                "dtype": str(loading.torch_dtype()).removeprefix("torch."),
-                "trust_remote_code": loading.trust_remote_code,
-            },
-            tasks=list(tasks),
-            device=str(loading.torch_device()),
-            batch_size=batch_size or 8,
-            limit=limit,
-            task_manager=manager,
-            log_samples=False,
-            **dict.fromkeys(_SEEDS, 0),
-        )
+        # The harness has no option for its progress bars.
+        with contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext():
+            found = simple_evaluate(
+                model="hf",
+                model_args={
+                    "pretrained": name,
+                    "dtype": str(loading.torch_dtype()).removeprefix("torch."),
+                    "trust_remote_code": loading.trust_remote_code,
+                },
+                tasks=list(tasks),
+                device=str(loading.torch_device()),
+                batch_size=batch_size or 8,
+                limit=limit,
+                task_manager=manager,
+                log_samples=False,
+                **dict.fromkeys(_SEEDS, 0),
+            )
         results[name] = {
-            task: {metric: value for metric, value in values.items() if metric != "alias"}
+            # Metrics have a filter's name behind a comma; the rest tells how the task ran.
+            task: {metric: value for metric, value in values.items() if "," in metric}
             for task, values in found["results"].items()
         }
     return results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class Loading:
 
 def longest_context(name: str, loading: Loading) -> int | None:
     """How many positions a model was made for, by its config alone."""
+    if not os.path.exists(name) and (name[:1] in "/.~" or name.count("/") > 1):
+        raise ValueError(f"{name} cannot be loaded: there is no such directory")
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=loading.trust_remote_code)
     except (OSError, ValueError) as error:
@@ -87,12 +90,6 @@ def record_of(name: str) -> dict[str, Any] | None:
         return None
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
-
-
-def base_of(record: dict[str, Any]) -> str:
-    """The model that a transplant kept the body of."""
-    base: str = record.get("base_model") or record["models"][0]["model"]
-    return base
 
 
 def approximated_ids(record: dict[str, Any]) -> np.ndarray | None:

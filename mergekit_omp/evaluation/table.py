@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 WIDTH = 80
-_NAME = 22
+_NAME = 19
 _HEAD = ("bits/byte", "95% interval", "shared", "approx.", "top-1 as base")
 
 
@@ -48,17 +48,22 @@ def rendered(result: dict[str, Any]) -> str:
 def rendered_tasks(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     """lm-evaluation-harness's results, task by task."""
     lines = []
-    tasks = dict.fromkeys(task for found in results.values() for task in found)
-    for task in tasks:
+    asked = dict.fromkeys(
+        (task, metric)
+        for found in results.values()
+        for task, values in found.items()
+        for metric in values
+        if not metric.partition(",")[0].endswith("_stderr")
+    )
+    for task, metric in asked:
+        name, _, variant = metric.partition(",")
+        label = name if variant == "none" else f"{name} ({variant})"
         for model, found in results.items():
-            for metric, value in found.get(task, {}).items():
-                name, _, variant = metric.partition(",")
-                if name.endswith("_stderr") or not isinstance(value, (int, float)):
-                    continue
-                error = found[task].get(f"{name}_stderr,{variant}")
-                spread = f" +- {error:.4f}" if isinstance(error, (int, float)) else ""
-                label = name if variant in ("", "none") else f"{name} ({variant})"
-                lines.append((task, label, f"{value:.4f}{spread}", _label(model)))
+            value = found.get(task, {}).get(metric)
+            error = found.get(task, {}).get(f"{name}_stderr,{variant}")
+            spread = f" +- {error:.4f}" if isinstance(error, float) else ""
+            shown = f"{value:.4f}{spread}" if isinstance(value, (int, float)) else str(value)
+            lines.append((task, label, shown, _label(model)))
     head = ("task", "metric", "value", "model")
     widths = [max(len(line[i]) for line in [head, *lines]) for i in range(4)]
     return "\n".join(

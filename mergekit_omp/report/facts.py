@@ -37,8 +37,10 @@ def rows_of(tensor: dict[str, Any]) -> str:
     counts = tensor["counts"]
     facts = [f"{counts['copied']} rows copied"]
     if counts["approximated"]:
-        donors = listed(dict.fromkeys(donor["model"] for donor in tensor["donors"]))
-        facts.append(f"{counts['approximated']} approximated by {tensor['method']} from {donors}")
+        # A method that reads no donor rows takes nothing from a donor.
+        donors = list(dict.fromkeys(d["model"] for d in tensor["donors"] if d["tensor"]))
+        origin = f" from {listed(donors)}" if donors else ""
+        facts.append(f"{counts['approximated']} approximated by {tensor['method']}{origin}")
     for key, what in (
         ("without_donor_row", "without a donor's row"),
         ("overridden", "set by `tokens:`"),

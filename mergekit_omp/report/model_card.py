@@ -41,16 +41,16 @@ def section(record: dict[str, Any]) -> str:
         for key, title in _COLUMNS
         if key in _ALWAYS or any(tensor["counts"][key] for _, tensor in tensors)
     ]
+    fitted = any(tensor.get("relative_residual") for _, tensor in tensors)
+    titles = [title for _, title in shown] + ["mean relative residual"] * fitted
     lines = [
         "### Tokenizer Transplant",
         "",
         f"The tokenizer is that of {whose}: {output['tokens']} tokens in {output['vocab_size']} "
         f"rows. {_approximation(record)} No training was involved.",
         "",
-        "| model | tensor | "
-        + " | ".join(title for _, title in shown)
-        + " | mean relative residual |",
-        "|---|---|" + "---:|" * (len(shown) + 1),
+        "| " + " | ".join(["model", "tensor", *titles]) + " |",
+        "|---|---|" + "---:|" * len(titles),
     ]
     for model, tensor in tensors:
         residual = tensor.get("relative_residual")
@@ -58,14 +58,14 @@ def section(record: dict[str, Any]) -> str:
             _linked(model),
             PARTS[tensor["part"]],
             *(str(tensor["counts"][key]) for key, _ in shown),
-            f"{residual['mean']:.3f}" if residual else "-",
+            *([f"{residual['mean']:.3f}" if residual else "-"] if fitted else []),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
+    meaning = (
         "A relative residual of 0 means that a row of the donor is written exactly in terms of "
-        f"tokens that both models have. [`{FILE_NAME}`]({FILE_NAME}) tells more.",
-    ]
+        "tokens that both models have. "
+    )
+    lines += ["", f"{meaning if fitted else ''}[`{FILE_NAME}`]({FILE_NAME}) tells more."]
     if record["warnings"]:
         lines += ["", "Warnings of the merge:", ""]
         # Tokens such as <s> would be taken for HTML.
@@ -75,18 +75,15 @@ def section(record: dict[str, Any]) -> str:
 
 
 def _approximation(record: dict[str, Any]) -> str:
-    donors = dict.fromkeys(
-        donor["model"]
-        for model in record["models"]
-        for tensor in model["tensors"]
-        for donor in tensor["donors"]
-    )
-    if not donors:
+    tensors = [tensor for model in record["models"] for tensor in model["tensors"]]
+    if not any(tensor["counts"]["approximated"] for tensor in tensors):
         return "Every token has a row of each model's own."
+    # A method that reads no donor rows takes nothing from a donor.
+    donors = dict.fromkeys(d["model"] for t in tensors for d in t["donors"] if d["tensor"])
+    origin = f" from {listed(_linked(donor) for donor in donors)}" if donors else ""
     return (
         "Tokens that a model has under the same bytes or in the same role keep its rows; the "
-        f"others were approximated by `{record['approximation']}` from "
-        f"{listed(_linked(donor) for donor in donors)} "
+        f"others were approximated by `{record['approximation']}`{origin} "
         f"(mergekit-omp {record['versions']['mergekit-omp']})."
     )
 
