@@ -32,10 +32,10 @@ test: lint
 
 # The site, in site/: open site/index.html. A broken link or anchor is an error.
 docs: $(DOCS_READY)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 docs-serve: $(DOCS_READY)
-	$(BIN)/mkdocs serve --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --strict
 
 # Opt-in: whole published packages; fasttext is compiled, which takes minutes and a C++ compiler.
 oracles: $(READY)
