@@ -82,7 +82,15 @@ def histogram(
             axes.stairs(
                 share, edges, color=colour, fill=filled, alpha=0.55 if filled else 1, linewidth=1.3
             )
-            axes.plot([], [], color=colour, linewidth=4 if filled else 1.3, label=group)
+            axes.plot(
+                [],
+                [],
+                color=colour,
+                alpha=0.55 if filled else 1,
+                linewidth=5 if filled else 1.3,
+                solid_capstyle="butt",
+                label=group,
+            )
         axes.set_xlim(low, high)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(label)

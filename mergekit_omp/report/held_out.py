@@ -56,13 +56,16 @@ class HeldOut:
     anchors: int
     """How many anchors were left."""
     outcomes: tuple[Outcome, ...]
-    """The method of the merge first, then the rest from the best score to the worst."""
+    """From the best score to the worst."""
     refused: dict[str, str]
     """Methods that could not be run, and why."""
     scores: Float[np.ndarray, "hidden"]
     """Of the method of the merge, token by token."""
-    examples: tuple[tuple[bytes, bytes, float], ...]
-    """Some hidden tokens: what it is, the missing token it stands for, its score."""
+
+    @property
+    def own(self) -> Outcome:
+        """The outcome of the method of the merge."""
+        return next(outcome for outcome in self.outcomes if outcome.recorded)
 
 
 def held_out(
@@ -93,37 +96,32 @@ def held_out(
     if filling.donor is not None:
         donor_rows = vocabulary_first(filling.donor.execute(), filling.donor_axis)
     index = torch.from_numpy(rows)
+    problem = Problem(part=part, base=base, space=space.space(frozenset(Needs), donor_rows))
     kept = base[index].clone()
     base[index] = torch.nan
     try:
         mean = finite_mean(base).to(true.dtype)
-        outcomes, refused, first = [], {}, None
-        for i, method in enumerate(methods):
-            problem = Problem(part=part, base=base, space=space.space(frozenset(Needs), donor_rows))
+        found, refused = {}, {}
+        for method in methods:
             try:
-                found = method.rows(problem)
+                found[method] = method.rows(problem).to(true)
             except ValueError as error:
                 refused[method.name] = str(error)
-                continue
-            scores = _offset_cosines(found, true, mean)
-            outcomes.append(_outcome(method, found, true, scores, recorded=i == 0))
-            first = scores if first is None else first
     finally:
         base[index] = kept
-    if first is None:
+    if methods[0] not in found:
         return None
-    ranked = sorted(outcomes[1:], key=lambda outcome: -outcome.score)
-    shown = np.linspace(0, len(rows) - 1, 12).astype(int)
+    scores = {method: _offset_cosines(rows, true, mean) for method, rows in found.items()}
+    outcomes = [
+        _outcome(method, found[method], true, scores[method], recorded=method == methods[0])
+        for method in found
+    ]
     return HeldOut(
-        hidden=len(rows),
+        hidden=len(true),
         anchors=len(space.anchors),
-        outcomes=(outcomes[0], *ranked),
+        outcomes=tuple(sorted(outcomes, key=lambda outcome: -outcome.score)),
         refused=refused,
-        scores=first.numpy(),
-        examples=tuple(
-            (texts[pairs.hidden[i]] or b"", missing[pairs.missing[i]] or b"", float(first[i]))
-            for i in shown
-        ),
+        scores=scores[methods[0]].numpy(),
     )
 
 
@@ -157,7 +155,7 @@ def _offset_cosines(
     mean: Float[Tensor, "dim"],
 ) -> Float[Tensor, "hidden"]:
     """Cosines of the offsets from the mean row; 0 where the approximated row is the mean row."""
-    offset, wanted = found.to(true) - mean, true - mean
+    offset, wanted = found - mean, true - mean
     lengths = offset.norm(dim=1)
     cosines = torch.cosine_similarity(offset, wanted, dim=1)
     return cosines.where(lengths > _NEGLIGIBLE * true.norm(dim=1), 0)
@@ -171,7 +169,6 @@ def _outcome(
     *,
     recorded: bool,
 ) -> Outcome:
-    found = found.to(true)
     return Outcome(
         method=method.name,
         parameters=_told_parameters(method),

@@ -27,8 +27,12 @@ def _segmenter(
 ) -> Callable[[Sequence[bytes]], list[list[int]]]:
     """`segment` without the tokens that are gone: a text that needs one is cut in two first.
 
-    Of all places for the cut, the first that leaves fewest pieces; no pieces where none will do.
+    Of all places for the cut, the first that leaves fewest pieces; byte by byte where none will do.
     """
+
+    def single_bytes(piece: bytes) -> list[int]:
+        found = segment([piece[i : i + 1] for i in range(len(piece))])
+        return [i for ids in found for i in ids if i not in gone]
 
     def without(pieces: Sequence[bytes]) -> list[list[int]]:
         found = segment(pieces)
@@ -38,7 +42,8 @@ def _segmenter(
             halves = [half for cut in range(1, len(piece)) for half in (piece[:cut], piece[cut:])]
             cut_ids = segment(halves)
             whole = [a + b for a, b in zip(cut_ids[::2], cut_ids[1::2], strict=True) if a and b]
-            found[i] = min((ids for ids in whole if gone.isdisjoint(ids)), key=len, default=[])
+            left = [ids for ids in whole if gone.isdisjoint(ids)]
+            found[i] = min(left, key=len) if left else single_bytes(piece)
         return found
 
     return without

@@ -24,7 +24,7 @@ def lead(report: Report) -> str:
         f"approximated by {entry['method']} from {donors}."
     ]
     scores = [
-        f"{section.held_out.outcomes[0].score:.2f} in the {_short(title)}"
+        f"{section.held_out.own.score:.2f} in the {_short(title)}"
         for title, section in zip(titles(report.sections), report.sections, strict=True)
         if section.held_out is not None and section.model == report.sections[0].model
     ]

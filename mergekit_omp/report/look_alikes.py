@@ -46,10 +46,9 @@ def look_alikes(
     spelled = spelled[np.argsort(missing_ids[spelled], kind="stable")]
     if not len(spelled) or not len(anchors):
         return Pairs(spelled[:0], spelled[:0])
-    use = np.cumsum(1 / (missing_ids[spelled] + 1.0))
-    count = min(count, len(anchors))
-    steps = (np.arange(count) + 0.5) / count * use[-1]
-    chosen = spelled[np.unique(np.searchsorted(use, steps))]
+    use = _inclusion(1 / (missing_ids[spelled] + 1.0), min(count, len(anchors)))
+    steps = np.arange(round(use.sum())) + 0.5
+    chosen = spelled[np.unique(np.searchsorted(np.cumsum(use), steps))]
     wanted = _features([missing[i] for i in chosen], missing_ids[chosen])
     held = _features(anchors, anchor_ids)
     taken = np.zeros(len(anchors), dtype=bool)
@@ -65,6 +64,23 @@ def look_alikes(
         hidden[i] = distance.argmin()
         taken[hidden[i]] = True
     return Pairs(hidden, chosen)
+
+
+def _inclusion(sizes: Float64[np.ndarray, "units"], count: int) -> Float64[np.ndarray, "units"]:
+    """Chances proportional to size that sum to `count`, none above 1, for sampling without return.
+
+    Units too large for their share are certain; the others divide what is left.
+    """
+    if count >= len(sizes):
+        return np.ones(len(sizes))
+    certain = np.zeros(len(sizes), dtype=bool)
+    while True:
+        left = count - certain.sum()
+        chances = np.where(certain, 1.0, sizes * left / sizes[~certain].sum())
+        above = (chances > 1) & ~certain
+        if not above.any():
+            return chances
+        certain |= above
 
 
 def _features(

@@ -75,7 +75,8 @@ def _checks(report: Report, headed: Sequence[tuple[str, Section]]) -> list[str]:
     if all(section.held_out is None for _, section in headed):
         return [f"Not made: {why_unchecked(report)}"]
     blocks = [wording.SCORE, wording.SCORE_MEANING]
-    for title, section in headed:
+    # The head first: its score is the one that predicts the loss.
+    for title, section in sorted(headed, key=lambda one: one[1].entry["part"] != "head"):
         check = section.held_out
         if check is None:
             continue

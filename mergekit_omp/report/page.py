@@ -66,7 +66,11 @@ def page(report: Report) -> str:
         report={**_fields(report), "record": record},
         lead=lead(report),
         views=[_with_bars(view) for view in views],
-        checked=[_with_bars(view) for view in views if view.section.held_out is not None],
+        checked=[
+            _with_bars(view)
+            for view in sorted(views, key=lambda view: view.section.entry["part"] != "head")
+            if view.section.held_out is not None
+        ],
         why_unchecked=why_unchecked(report),
         several=len({section.model for section in report.sections}) > 1,
         counts=shown_counts,

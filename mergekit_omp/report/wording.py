@@ -56,8 +56,8 @@ SCORE = (
 SCORE_MEANING = (
     "The score is the mean cosine between the approximated and the true row, both as offsets from "
     "the mean row: 1 is the true row, 0 says nothing about the token. Softmax ignores what all "
-    "rows of a head share, so the score in the head tells best how methods rank in loss; the "
-    "score in the input says less."
+    "rows of a head share, so the score in the head (or in a matrix that is both) tells best how "
+    "methods rank in loss; the score in the input says less."
 )
 OUTLIERS = (
     "Approximated rows that lie at least 1.5 times as far from the mean row as 99.9% of the "
