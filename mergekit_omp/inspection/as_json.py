@@ -85,7 +85,7 @@ def _model(facts: Facts, model: ModelFacts) -> dict[str, Any]:
             "donor": _bytes_per_token(facts.reading),
         },
         "sample_coverage": {
-            kind: round(reading.share_of(model.kept), 4) for kind, reading in facts.reading.items()
+            kind: _rounded(reading.share_of(model.kept)) for kind, reading in facts.reading.items()
         },
         "control_tokens": [_control(token) for token in model.control],
         "tensors": list(model.entries),
@@ -98,10 +98,11 @@ def _digits(digits: Digits) -> dict[str, Any]:
 
 def _bytes_per_token(readings: Mapping[str, Reading]) -> dict[str, float | None]:
     """Null for a text that the tokenizer cannot spell."""
-    return {
-        kind: None if reading.unknown else round(reading.bytes_per_token, 3)
-        for kind, reading in readings.items()
-    }
+    return {kind: _rounded(reading.bytes_per_token) for kind, reading in readings.items()}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _control(token: ControlToken) -> dict[str, Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from mergekit_omp.inspection.checks import warnings
 from mergekit_omp.inspection.control import ControlToken, Fate
 from mergekit_omp.inspection.facts import NUMBER, Digits, Facts, ModelFacts
+from mergekit_omp.vocabulary import DigitScheme
 
 WIDTH = 80
+NAMED = 20
+"""Control tokens named in one sentence, at most."""
 ALIKE = 3
 """Control tokens whose names differ by a number alone are listed in one line from here on."""
 
@@ -106,7 +108,7 @@ def _control_lines(model: ModelFacts) -> list[tuple[str, str]]:
     for token in model.control:
         copied_alike = token.fate == Fate.STRING and token.source == token.token
         key = (
-            re.sub(r"\d+", "0", token.token),
+            token.family,
             token.roles,
             token.fate,
             None if copied_alike else token.source,
@@ -143,21 +145,22 @@ def _texts(facts: Facts, model: ModelFacts) -> Iterator[str]:
     yield _title("Sample, bytes per token", "model", "output", "copied")
     unknown = False
     for kind, reading in facts.reading.items():
-        own = model.reading[kind]
-        figures = []
-        for read in (own, reading):
-            figures.append(f"{read.bytes_per_token:.2f}" + ("*" if read.unknown else " "))
-            unknown |= bool(read.unknown)
-        share = _percent(reading.share_of(model.kept))
-        yield f"  {kind:<32}{figures[0]:>11}{figures[1]:>10}{share:>9}"
+        figures = [model.reading[kind].bytes_per_token, reading.bytes_per_token]
+        own, new = ("lost" if figure is None else f"{figure:.2f}" for figure in figures)
+        unknown |= None in figures
+        share = reading.share_of(model.kept)
+        copied = "" if share is None else _percent(share)
+        yield f"  {kind:<32}{own:>10}{new:>10}{copied:>10}".rstrip()
     yield from _wrapped(
         "copied: the share of the output's tokens in the text whose rows are the model's own."
-        + (" *: with text that the tokenizer cannot spell." if unknown else ""),
+        + (" lost: the tokenizer cannot spell all of it." if unknown else ""),
         indent="  ",
     )
 
 
 def _digits(digits: Digits) -> str:
+    if digits.scheme == DigitScheme.NONE:
+        return f"cannot spell {NUMBER}"
     return f"{NUMBER} is {' '.join(digits.example)} ({digits.scheme.value})"
 
 
@@ -173,6 +176,11 @@ def _plan(facts: Facts) -> Iterator[str]:
             f"  {name:<27}{step.missing:>8,}{step.anchors:>9,}  {search:<16}"
             f"{seconds:>8} {step.bytes / 1e9:>4.1f} GB"
         )
+    if len(facts.steps) > 1:
+        adds = sum(step.multiply_adds for step in facts.steps)
+        most = max(step.bytes for step in facts.steps)
+        total = _duration(adds * facts.seconds_per_multiply_add)
+        yield f"  {'all':<62}{total:>8} {most / 1e9:>4.1f} GB"
     if facts.steps:
         yield from _wrapped(
             "about: on this machine, as busy as it is now; the memory is that of the "
@@ -192,15 +200,20 @@ def _block(facts: Facts) -> Iterator[str]:
         yield ""
         yield facts.block
         if facts.without_counterpart:
-            names = ", ".join(token.token for token in facts.without_counterpart)
+            names = _names(facts.without_counterpart)
             for line in textwrap.wrap(f"no counterpart is known for {names}", WIDTH - 6):
                 yield f"    # {line}"
     elif facts.without_counterpart:
-        names = ", ".join(token.token for token in facts.without_counterpart)
+        names = _names(facts.without_counterpart)
         yield from _wrapped(
             f"Control tokens that the model lacks and that resemble none of its own: {names}. "
             "They are approximated; entries under `tokenizer: tokens:` give them other rows."
         )
+
+
+def _names(tokens: Sequence[ControlToken]) -> str:
+    more = f" and {len(tokens) - NAMED} more" if len(tokens) > NAMED else ""
+    return ", ".join(token.token for token in tokens[:NAMED]) + more
 
 
 def _warnings(facts: Facts) -> Iterator[str]:

@@ -55,8 +55,7 @@ def _roles(facts: Facts, model: ModelFacts) -> Iterator[str]:
         elif token.fate in (Fate.APPROXIMATED, Fate.MEAN):
             yield (
                 f"The output's {role} {token.token!r} matches no {role} of {model.model}: its "
-                f"row is {_made(token)}."
-                + (" The model was never trained to end a text with it." * (role == "eos"))
+                f"row is {_made(token)}. An entry under `tokenizer: tokens:` can give it another."
             )
     for role, i in output.roles.items():
         token = by_id.get(i)

@@ -7,6 +7,7 @@ of the families named in `PURPOSES`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -20,10 +21,10 @@ from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
 
 _TURN_START = (
     *("<|im_start|>", "<|start_header_id|>", "<|header_start|>", "<start_of_turn>", "<|start|>"),
-    *("<|turn>", "[INST]", "<|user|>", "<|User|>", "<｜User｜>"),
+    *("<|turn>", "<|user|>", "<|User|>", "<｜User｜>"),
 )
 TURN_END = (
-    *("<|im_end|>", "<|eot_id|>", "<|eot|>", "<end_of_turn>", "<|end|>", "<turn|>", "[/INST]"),
+    *("<|im_end|>", "<|eot_id|>", "<|eot|>", "<end_of_turn>", "<|end|>", "<turn|>"),
     *("<|end_of_turn|>", "<|endofturn|>", "<|eom_id|>", "<|eom|>"),
 )
 PURPOSES: tuple[tuple[str, ...], ...] = (
@@ -43,11 +44,16 @@ PURPOSES: tuple[tuple[str, ...], ...] = (
     ("<|file_sep|>", "<file_sep>", "<|file_separator|>"),
     ("<|repo_name|>", "<repo_name>", "<reponame>"),
 )
-"""Control tokens that serve one purpose in different families, the most usual first."""
+"""Control tokens that serve one purpose in different families, the most usual first.
+
+[INST] and [/INST] have no counterpart: they hold what others write as a turn's end, start and role.
+"""
 DOCUMENT_BORDERS = ("<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>")
 """Tokens between texts, which stand for the start of a text where a model has no bos."""
 NEVER_READ = ("pad", "unk", "mask", "sep", "cls")
 """Roles for which an approximated row does no harm to a model that writes text."""
+MANY_ALIKE = 8
+"""Control tokens that only a number tells apart: from here on they are spare ones."""
 _SPARE = re.compile(r"reserved|unused|special_?\d|extra_?id|placeholder|dummy|<pad\d*>", re.I)
 
 
@@ -77,9 +83,9 @@ class ControlToken:
     """It shares its row with a more telling token, and is not to be generated."""
 
     @property
-    def spare(self) -> bool:
-        """Whether its name says that no text uses it."""
-        return not self.roles and bool(_SPARE.search(self.token))
+    def family(self) -> str:
+        """Its name without numbers."""
+        return re.sub(r"\d+", "0", self.token)
 
 
 def control_tokens(
@@ -129,11 +135,13 @@ def _override_source(transplant: Transplant, model: ModelReference | None, row: 
 
 def unmatched(tokens: Iterable[ControlToken]) -> list[ControlToken]:
     """Those that something is worth saying for: not copied, set or spare, and seen by a model."""
+    tokens = list(tokens)
+    sizes = Counter(token.family for token in tokens)
     return [
         token
         for token in tokens
         if token.fate in (Fate.APPROXIMATED, Fate.MEAN)
-        and not token.spare
+        and (token.roles or not (_SPARE.search(token.token) or sizes[token.family] >= MANY_ALIKE))
         and not (token.roles and set(token.roles) <= set(NEVER_READ))
     ]
 

@@ -78,12 +78,13 @@ class Reading:
     """A word and what the tokenizer makes of it, where decoding gives back another text."""
 
     @property
-    def bytes_per_token(self) -> float:
-        return self.bytes / max(len(self.ids), 1)
+    def bytes_per_token(self) -> float | None:
+        """None where some of the text is lost: an unknown token may stand for any length."""
+        return None if self.unknown or not self.ids else self.bytes / len(self.ids)
 
-    def share_of(self, rows: Bool[np.ndarray, "rows"]) -> float:
-        """The share of its tokens whose row is one of `rows`."""
-        return float(rows[list(self.ids)].mean()) if self.ids else 0.0
+    def share_of(self, rows: Bool[np.ndarray, "rows"]) -> float | None:
+        """The share of its tokens whose row is one of `rows`; None where text is lost."""
+        return None if self.unknown or not self.ids else float(rows[list(self.ids)].mean())
 
 
 def read_samples(tokenizer: PreTrainedTokenizerBase) -> dict[str, Reading]:
