@@ -42,13 +42,17 @@ def orthogonal_matching_pursuit(
     `k` is clamped to the number of atoms and the dimension, with a warning. Zero, non-finite and
     linearly dependent atoms are never chosen; a zero target has an empty support.
 
-    search: all give the same supports, up to ties in the working dtype, except "fast".
-        "auto": the cheapest of the exact ones that fits the memory;
-        "reference": every inner product at every iteration;
-        "screened": the same, with products of 8-bit integers or bfloat16 to name candidates;
-        "gram": Batch-OMP on a precomputed Gram matrix (a CPU, and Numba);
-        "fast": that, restricted to shortlists of atoms: other supports, similar residuals.
-    memory: bytes that the search may take beside the inputs; by default most of what is free.
+    `search` says how atoms are looked for. All ways give the same supports, up to ties in the
+    working dtype, but for `"fast"`:
+
+    - `"auto"`: the cheapest of the exact ones that fits the memory;
+    - `"reference"`: every inner product at every iteration;
+    - `"screened"`: the same, with products of 8-bit integers or bfloat16 to name candidates;
+    - `"gram"`: Batch-OMP on a precomputed Gram matrix (a CPU, and Numba);
+    - `"fast"`: that, restricted to shortlists of atoms: other supports, similar residuals.
+
+    `memory` is how many bytes the search may take beside the inputs; by default most of what is
+    free.
 
     Raises ValueError for non-finite targets, shapes or devices that disagree, `k` below 1, an
     unknown `search`, or a `memory` that nothing fits; TypeError for arguments of a wrong type.
