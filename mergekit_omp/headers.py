@@ -9,7 +9,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
+import huggingface_hub
 import safetensors
 import torch
 from mergekit.architecture.conversion import convert_checkpoint_tensors
@@ -45,6 +47,34 @@ def weights_are_read() -> bool:
     return not _headers_only.get()
 
 
+@dataclass
+class FetchedIndex(ShardedTensorIndex):
+    """The index of a checkpoint that stays where it is: its headers were fetched, and no more."""
+
+    headers: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors by name, on the meta device."""
+
+
+def fetch_index(repository: str, revision: str | None) -> FetchedIndex:
+    """The headers of a repository's safetensors files, by requests for these bytes alone.
+
+    Raises huggingface_hub's errors where there is no such repository, or no such files in it.
+    """
+    found = huggingface_hub.get_safetensors_metadata(repository, revision=revision)
+    headers = {
+        name: torch.empty(tensor.shape, dtype=_dtype(tensor.dtype), device="meta")
+        for file in found.files_metadata.values()
+        for name, tensor in file.tensors.items()
+    }
+    return FetchedIndex(
+        base_path=repository,
+        is_safetensors=True,
+        tensor_paths=dict(found.weight_map),
+        shards=[],
+        headers=headers,
+    )
+
+
 def header(task: LoadTensor) -> Tensor | None:
     """What `task` would load, as a tensor without data (on the meta device); None if nothing."""
     found = _found(task)
@@ -65,7 +95,13 @@ def _found(task: LoadTensor) -> Tensor | None:
     return None
 
 
+def _dtype(name: str) -> torch.dtype:
+    return _DTYPES.get(name, torch.float32)
+
+
 def _stored(index: ShardedTensorIndex, name: str) -> Tensor:
+    if isinstance(index, FetchedIndex):
+        return index.headers[name]
     path = os.path.join(index.base_path, index.tensor_paths[name])
     if not path.endswith(".safetensors"):
         # On the meta device torch reads the pickled structure and skips the data.
@@ -73,5 +109,4 @@ def _stored(index: ShardedTensorIndex, name: str) -> Tensor:
         return pickled[name]
     with safetensors.safe_open(path, framework="pt") as file:
         stored = file.get_slice(name)
-        dtype = _DTYPES.get(stored.get_dtype(), torch.float32)
-        return torch.empty(stored.get_shape(), dtype=dtype, device="meta")
+        return torch.empty(stored.get_shape(), dtype=_dtype(stored.get_dtype()), device="meta")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from mergekit_omp.inspection.checks import warnings
 from mergekit_omp.inspection.control import ControlToken, Fate
 from mergekit_omp.inspection.facts import NUMBER, Digits, Facts, ModelFacts
-from mergekit_omp.vocabulary import DigitScheme
+from mergekit_omp.vocabulary import DigitScheme, Match
 
 WIDTH = 80
 NAMED = 20
@@ -59,12 +59,11 @@ def _rows_before(facts: Facts) -> list[int]:
 
 def _tokens(facts: Facts, model: ModelFacts) -> Iterator[str]:
     counts, tokens = model.counts, facts.run.transplant.output.tokens
-    by_bytes = counts["copied"] - counts["by_role"] - counts["by_string"]
     donors = ", ".join(model.donors)
     lines = [
-        ("copied, the same bytes", by_bytes, ""),
-        ("copied, the same role", counts["by_role"], "bos, eos, pad, ..."),
-        ("copied, the same control token", counts["by_string"], ""),
+        ("copied, the same bytes", model.copied_by[Match.BYTES], ""),
+        ("copied, the same role", model.copied_by[Match.ROLE], "bos, eos, pad, ..."),
+        ("copied, the same string", model.copied_by[Match.STRING], ""),
         ("set by `tokens:`", counts["overridden"], ""),
         ("approximated", counts["approximated"], f"from {donors}" if donors else ""),
         ("mean of the rows", counts["without_donor_row"], "no donor has a row"),
@@ -168,7 +167,11 @@ def _plan(facts: Facts) -> Iterator[str]:
     yield _title("Plan", "missing", "anchors", "search", "about")
     if not facts.steps:
         yield "  No row is approximated."
-    for step in facts.steps:
+    models: tuple[str, ...] = ()
+    for step in sorted(facts.steps, key=lambda step: step.models):
+        if len(facts.models) > 1 and step.models != models:
+            models = step.models
+            yield from _wrapped(f"for {', '.join(models)}", indent="  ")
         search = step.search or step.method
         seconds = _duration(step.multiply_adds * facts.seconds_per_multiply_add)
         name = step.tensor if len(step.tensor) <= 26 else "..." + step.tensor[-23:]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import huggingface_hub
 import peft
+from huggingface_hub.errors import LocalEntryNotFoundError
 from mergekit import merge
 from mergekit.architecture import get_architecture_info
 from mergekit.common import ModelReference, dtype_from_name
@@ -23,7 +24,7 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 from transformers import PreTrainedTokenizerBase
 
-from mergekit_omp.headers import headers_only
+from mergekit_omp.headers import fetch_index, headers_only
 from mergekit_omp.merge_config import TokenizerSource, models_in_order, tokenizer_source
 from mergekit_omp.methods import find
 from mergekit_omp.planning import Transplant
@@ -109,12 +110,19 @@ def _loader(model: ModelReference, options: MergeOptions) -> LazyTensorLoader:
             model.merged(cache_dir=None)
         peft.PeftConfig.from_pretrained(model.lora.path, revision=model.lora.revision)
     # A merged LoRA leaves the shapes of its model as they are.
-    path = model.model.path
-    if not os.path.exists(path):
-        path = huggingface_hub.snapshot_download(
-            path,
-            revision=model.model.revision,
-            cache_dir=options.transformers_cache,
-            local_files_only=True,
+    return LazyTensorLoader(_index(model, options), lazy_unpickle=options.lazy_unpickle)
+
+
+def _index(model: ModelReference, options: MergeOptions) -> ShardedTensorIndex:
+    """From the model's directory, from what was downloaded of it, or from the headers online."""
+    path, revision = model.model.path, model.model.revision
+    if os.path.exists(path):
+        return ShardedTensorIndex.from_disk(path)
+    with contextlib.suppress(LocalEntryNotFoundError):
+        folder = huggingface_hub.snapshot_download(
+            path, revision=revision, cache_dir=options.transformers_cache, local_files_only=True
         )
-    return LazyTensorLoader(ShardedTensorIndex.from_disk(path), lazy_unpickle=options.lazy_unpickle)
+        # A folder may hold a config alone, which was fetched a moment ago.
+        if any(name.endswith((".safetensors", ".bin")) for name in os.listdir(folder)):
+            return ShardedTensorIndex.from_disk(folder)
+    return fetch_index(path, revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from mergekit_omp.tasks import RowPlan
 from mergekit_omp.vocabulary import (
     Alignment,
     DigitScheme,
+    Match,
     Vocabulary,
     digit_example,
     digit_scheme,
@@ -49,6 +51,8 @@ class ModelFacts:
     entries: tuple[dict[str, Any], ...]
     """What the merge's record will say of each of its vocabulary tensors."""
     alignment: Alignment
+    copied_by: Counter[Match]
+    """Rows that are copied, by what they matched by."""
     kept: Bool[np.ndarray, "rows"]
     """The output's rows that are its own (copied) or set by `tokens:`."""
     control: tuple[ControlToken, ...]
@@ -130,6 +134,7 @@ def gather(run: DryRun) -> Facts:
                 ),
                 entries=entries,
                 alignment=alignment,
+                copied_by=Counter(map(Match, alignment.match[plan.copied_to].tolist())),
                 kept=_kept(plan),
                 control=tuple(control),
                 digits=digits[vocabulary.fingerprint],

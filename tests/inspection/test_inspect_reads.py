@@ -9,12 +9,21 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import peft
 import pytest
 import torch
+from huggingface_hub.utils import SafetensorsFileMetadata, SafetensorsRepoMetadata, TensorInfo
+from mergekit.common import ModelReference
+from mergekit.io.tasks import LoaderCache, LoadTensor
+from mergekit.options import MergeOptions
 from merges import merge_here, swap
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+
+from mergekit_omp.headers import header
+from mergekit_omp.inspection.dry_run import _loader
 
 
 def hollow(path: Path, to: Path) -> Path:
@@ -106,3 +115,39 @@ def test_a_lora_is_not_merged(
     assert not (tmp_path / "cache").exists()
     plain = told(facts(swap(base, donor)))
     assert names_removed(told(found), Path(reference)) == names_removed(plain, adapted)
+
+
+def test_a_model_that_is_not_here_has_its_headers_fetched(
+    base: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    name = "someone/model"
+    with safe_open(base / "model.safetensors", framework="pt") as file:
+        tensors = {
+            key: TensorInfo(
+                dtype="BF16", shape=file.get_slice(key).get_shape(), data_offsets=(0, 0)
+            )
+            for key in file.keys()  # noqa: SIM118
+        }
+    metadata = SafetensorsRepoMetadata(
+        metadata=None,
+        sharded=False,
+        weight_map=dict.fromkeys(tensors, "model.safetensors"),
+        files_metadata={"model.safetensors": SafetensorsFileMetadata({}, tensors)},
+    )
+    asked = []
+
+    def answer(repository: str, *, revision: str | None) -> SafetensorsRepoMetadata:
+        asked.append((repository, revision))
+        return metadata
+
+    monkeypatch.setattr(huggingface_hub, "get_safetensors_metadata", answer)
+    options = MergeOptions(transformers_cache=str(tmp_path / "cache"))
+    reference = ModelReference.parse(f"{name}@v2")
+    loader = _loader(reference, options)
+    assert asked == [(name, "v2")]
+    monkeypatch.setitem(LoaderCache.loaders, reference, loader)
+    found = header(LoadTensor(model=reference, tensor="lm_head.weight"))
+    assert found is not None
+    assert found.is_meta
+    assert found.dtype == torch.bfloat16
+    assert list(found.shape) == tensors["lm_head.weight"].shape
