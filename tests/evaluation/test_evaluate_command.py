@@ -251,7 +251,7 @@ def test_bad_input_is_named(
     monkeypatch.chdir(folder)
     Path("latin.txt").write_bytes(b"a\xe4")
     Path("empty.txt").write_text(" \n")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     done = run(*arguments)
     assert done.exit_code != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
