@@ -40,7 +40,7 @@ class Omp(AnchorCoding, frozen=True):
     k: PositiveInt | None = Field(
         default=None,
         description="How many anchors a token may be a combination of, at most. [default: a "
-        "32nd of the donor's dimension, from 8 to 64]",
+        "16th of the donor's dimension, from 8 to 64]",
     )
     paper: bool = Field(
         default=False,
@@ -72,7 +72,7 @@ class Omp(AnchorCoding, frozen=True):
         """
         if self.k is not None:
             return self.k
-        wanted = PAPER_K if self.paper else min(max(dimension // 32, LEAST_K), PAPER_K)
+        wanted = PAPER_K if self.paper else min(max(dimension // 16, LEAST_K), PAPER_K)
         return min(wanted, dimension, anchors)
 
     def encode(self, space: DonorSpace) -> SparseCode:
