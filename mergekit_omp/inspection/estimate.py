@@ -171,6 +171,10 @@ def _cost(
         normal = anchors * features * (features + _width(base))
         solved = 6 * (features**3 + features**2 * _width(base))
         return normal + solved + 2 * missing * anchors * dimension
+    if approximation.name == "kriging":
+        # Features: both of the donor's rows and the pieces' mean; similarities to all anchors.
+        features = 2 * dimension + _width(base)
+        return features * (float(anchors) * features + float(missing) * (anchors + _width(base)))
     if approximation.name == "normal":
         return float(base.numel()) * _width(base)
     return 0.0

@@ -146,6 +146,7 @@ def test_the_block_keeps_what_the_config_says(
         {"merge_method": "mean"},
         {"parameters": {"search": "reference", "k": 4}},
         {"merge_method": "wechsel"},
+        {"merge_method": "kriging"},
     ],
 )
 def test_the_text_fits_a_terminal(
