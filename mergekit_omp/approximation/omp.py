@@ -14,12 +14,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from mergekit_omp import pursuit
 from mergekit_omp.approximation.anchors import donor_rows
 from mergekit_omp.approximation.base import AnchorCoding, DonorSpace, Problem
 from mergekit_omp.approximation.codes import Code, working_dtype
 from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.parameters import Bytes, PositiveInt
-from mergekit_omp.pursuit import SparseCode, orthogonal_matching_pursuit
+from mergekit_omp.pursuit import SparseCode
 
 PAPER_K = 64
 LEAST_K = 8
@@ -87,7 +88,7 @@ class Omp(AnchorCoding, frozen=True):
         norms = torch.linalg.vector_norm(atoms, dim=1)
         if self.normalize_atoms:
             atoms = atoms / norms.clamp_min(torch.finfo(dtype).tiny)[:, None]
-        code = orthogonal_matching_pursuit(
+        code = pursuit.orthogonal_matching_pursuit(
             targets,
             atoms,
             self.sparsity(atoms.shape[1], len(atoms)),

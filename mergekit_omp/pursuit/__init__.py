@@ -1,6 +1,23 @@
-"""Sparse coding over a dictionary of atoms: torch, and Numba where it is installed."""
+"""Sparse coding over a dictionary of atoms: torch, and Numba where it is installed.
 
-from mergekit_omp.pursuit.solve import orthogonal_matching_pursuit
+The solver loads when it is used: Numba takes long to import, and most merges need no pursuit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from mergekit_omp.pursuit.sparse_code import SparseCode
 
+if TYPE_CHECKING:
+    from mergekit_omp.pursuit.solve import orthogonal_matching_pursuit
+
 __all__ = ["SparseCode", "orthogonal_matching_pursuit"]
+
+
+def __getattr__(name: str) -> object:
+    if name != "orthogonal_matching_pursuit":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mergekit_omp.pursuit.solve import orthogonal_matching_pursuit
+
+    return orthogonal_matching_pursuit
