@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxtyping import Shaped
 from mergekit.io import LazyTensorLoader, ShardedTensorIndex
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mergekit_omp.errors import TransplantError
@@ -19,6 +20,7 @@ from mergekit_omp.report.row_facts import RowFacts
 
 CONFIG = "mergekit_config.yml"
 _KEYS = ("merge_method", "approximation", "output", "models", "warnings", "versions")
+_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, SafetensorError)
 _TENSOR_KEYS = ("tensor", "part", "method", "parameters", "donors", "counts")
 
 
@@ -58,7 +60,7 @@ class OutDir:
     def _loader(self) -> LazyTensorLoader:
         try:
             return LazyTensorLoader(ShardedTensorIndex.from_disk(str(self.path)))
-        except (RuntimeError, OSError, ValueError, KeyError) as error:
+        except _UNREADABLE as error:
             raise TransplantError(
                 f"{self.path} holds no weights that can be read ({error}). Name the whole output "
                 "of a merge."
@@ -74,7 +76,7 @@ class OutDir:
             )
         try:
             return self._loader.get_tensor(name)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except _UNREADABLE as error:
             raise TransplantError(
                 f"The tensor {name} cannot be read from {self.path / held[name]} ({error}). Merge "
                 "again."

@@ -18,6 +18,7 @@ from mergekit.io.tasks import LoaderCache, LoadTensor
 from mergekit.merge import _model_out_config
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mergekit_omp.approximation import APPROXIMATIONS
@@ -25,6 +26,8 @@ from mergekit_omp.errors import TransplantError
 from mergekit_omp.planning import Transplant
 from mergekit_omp.tasks import AlignedVocabulary, RowPlan, vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
+
+_CANNOT_PLAN = (OSError, RuntimeError, ValueError, KeyError, yaml.YAMLError, SafetensorError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,7 @@ def replan(config_yaml: str, options: MergeOptions, method: str | None = None) -
             planner._plan()
         finally:
             logging.getLogger("mergekit_omp").setLevel(level)
-    except (OSError, RuntimeError, ValueError, KeyError, yaml.YAMLError) as error:
+    except _CANNOT_PLAN as error:
         raise TransplantError(str(error).strip().split("\n")[0]) from error
     transplant: Transplant = planner._transplant
     tensors = {}

@@ -26,7 +26,9 @@ def number(value: float | int | None, digits: int = 3) -> str:
         return "not finite"
     if abs(value) >= 1e5:
         return f"{value:.1e}"
-    return f"{value:,.{digits if abs(value) < 100 else 1}f}".replace("-", "−")
+    # Adding 0 makes no number of the minus that a small one is rounded to.
+    rounded = round(value, digits if abs(value) < 100 else 1) + 0.0
+    return f"{rounded:,.{digits if abs(value) < 100 else 1}f}".replace("-", "−")
 
 
 def parameters(values: Mapping[str, Any]) -> str:
@@ -35,6 +37,8 @@ def parameters(values: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
+    if value is None:
+        return "auto"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
