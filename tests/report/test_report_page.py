@@ -168,7 +168,7 @@ def test_without_the_models_a_report_is_made_and_says_what_is_left_out(
         (lambda out: drop(out / "tokenizer_transplant.json", "models"), "lacks `models`"),
         (lambda out: drop_tensor(out, "lm_head.weight"), "has no tensor lm_head.weight"),
         (lambda out: (out / "model.safetensors").unlink(), "no weights that can be read"),
-        (lambda out: cut(out / "model.safetensors"), "model.safetensors"),
+        (lambda out: cut(out / "model.safetensors"), "no weights that can be read"),
         (lambda out: (out / "tokenizer.json").unlink(), "no tokenizer that transformers can load"),
         (
             lambda out: (out / "tokenizer_transplant.html").write_text("<p>mine"),
