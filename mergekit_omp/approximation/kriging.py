@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from mergekit_omp.approximation.features import (
 )
 from mergekit_omp.approximation.moments import finite_mean, finite_rows, mean_row
 from mergekit_omp.approximation.neighbours import nearest_anchors, ordinary_kriging, units
+from mergekit_omp.approximation.numbers import blend_digits, digit_rows
 from mergekit_omp.approximation.parameters import PositiveFloat, PositiveInt
 from mergekit_omp.approximation.pieces import (
     combine_pieces,
@@ -68,6 +69,12 @@ class Kriging(Approximation, frozen=True):
         "prediction, which is shorter than what it predicts.",
     )
 
+    digits: bool = Field(
+        default=True,
+        description="Move the rows of numbers that the base writes digit by digit towards the "
+        "rows of their digits.",
+    )
+
     @property
     def needs(self) -> frozenset[Needs]:
         return frozenset({Needs.DONOR_ROWS, Needs.COMPANION, Needs.TEXT})
@@ -77,11 +84,19 @@ class Kriging(Approximation, frozen=True):
         base = problem.base
         dtype, device = working_dtype(base), base.device
         targets, anchors, rows = targets.to(device), anchors.to(device), rows.to(device)
+        texts = problem.space.texts
+        if texts is None:
+            raise ValueError(f"{self.name} needs the tokens' texts: give the space its `texts`")
+        pieces = pieces_of_missing(texts)
         in_donor = [
             FeatureBlock.of(Rows.all_finite(anchors), Rows.all_finite(targets)),
             *self._companion(problem, device),
         ]
-        known = [*in_donor, *self._pieces(problem, rows)]
+        spelled = FeatureBlock.of(
+            _mean_rows(base, pieces_without_itself(texts, rows.tolist())),
+            _mean_rows(base, pieces),
+        )
+        known = [*in_donor, spelled]
         mean = finite_mean(base[rows]).to(dtype)
         width = sum(block.dim for block in known)
         bytes_each = dtype.itemsize * (3 * width + 3 * base.shape[1])
@@ -103,6 +118,8 @@ class Kriging(Approximation, frozen=True):
         if problem.part != Part.INPUT:
             result *= self.head_gain
         result += mean
+        if self.digits:
+            blend_digits(result, base, digit_rows(texts, pieces), problem.part)
         blank = ~(targets != 0).any(1)
         result[blank] = mean_row(base)
         return result
@@ -117,18 +134,6 @@ class Kriging(Approximation, frozen=True):
         anchors = space.companion_anchors[usable_rows(space.anchors)].to(device)
         targets = space.companion_targets.to(device)
         return [FeatureBlock.of(Rows.all_finite(anchors), Rows.all_finite(targets))]
-
-    def _pieces(self, problem: Problem, rows: Int64[Tensor, "anchors"]) -> list[FeatureBlock]:
-        """The mean of the base's rows of each token's pieces."""
-        texts = problem.space.texts
-        if texts is None:
-            raise ValueError(f"{self.name} needs the tokens' texts: give the space its `texts`")
-        return [
-            FeatureBlock.of(
-                _mean_rows(problem.base, pieces_without_itself(texts, rows.tolist())),
-                _mean_rows(problem.base, pieces_of_missing(texts)),
-            )
-        ]
 
     def _add_local(
         self,

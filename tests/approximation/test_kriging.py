@@ -14,7 +14,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import Ridge
 
-from mergekit_omp.approximation import Part, Problem, Texts
+from mergekit_omp.approximation import DonorSpace, Part, Problem, Texts
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.approximation.neighbours import ordinary_kriging, units
 from mergekit_omp.approximation.pieces import pieces_of_missing, pieces_without_itself
@@ -226,3 +226,55 @@ def test_control_tokens_and_tokens_that_cannot_be_spelled_get_rows() -> None:
     rows = Kriging().rows(with_space(problem, texts=blank))
     assert rows.isfinite().all()
     assert not torch.allclose(rows, Kriging().rows(problem))
+
+
+def numbers(part: Part) -> Problem:
+    """A base with the ten digits and one pair, and a donor that writes numbers as one token."""
+    base: list[bytes | None] = [
+        *(bytes([c]) for c in b"0123456789"),
+        b"a",
+        b"b",
+        b"ab",
+        b" ",
+        b"77",
+    ]
+    missing = [b"123", b" 90", b"778", b"4b", b"bb", b"5 6"]
+    rows = random_base(len(base) + len(missing), 9, seed=5)
+    return Problem(
+        part=part,
+        base=random_base(len(base), 12, seed=6),
+        space=DonorSpace(
+            missing=len(missing),
+            anchor_rows=torch.arange(len(base)),
+            targets=rows[len(base) :],
+            anchors=rows[: len(base)],
+            texts=texts(base, [*missing]),
+        ),
+    )
+
+
+def test_numbers_are_made_of_their_digits_in_part() -> None:
+    for part, share in ((Part.INPUT, 0.3), (Part.HEAD, 0.2)):
+        problem = numbers(part)
+        with_digits, without = Kriging().rows(problem), Kriging(digits=False).rows(problem)
+        # 778 is "77" and "8" to the base; the others are no numbers.
+        assert torch.equal(with_digits[2:], without[2:])
+        for i, digits in ((0, [1, 2, 3]), (1, [9, 0])):
+            rows = problem.base[digits]
+            towards = rows.mean(0) if part == Part.INPUT else rows[0]
+            expected = share * towards + (1 - share) * without[i]
+            torch.testing.assert_close(with_digits[i], expected)
+
+
+def test_a_broken_row_of_a_digit_spoils_no_number() -> None:
+    problem = numbers(Part.INPUT)
+    broken = problem.base.clone()
+    broken[2] = float("nan")
+    space = problem.space
+    kept = torch.arange(len(broken)) != 2
+    without = with_space(
+        dataclasses.replace(problem, base=broken),
+        anchors=space.anchors[kept],
+        anchor_rows=space.anchor_rows[kept],
+    )
+    assert Kriging().rows(without).isfinite().all()
