@@ -53,6 +53,7 @@ def _recovery(results: Sequence[PairResult], path: Path) -> None:
         axis.set_title(str(result.pair), fontsize=10)
         axis.set_xlabel("bits per byte won over zero rows", fontsize=8)
         axis.tick_params(labelsize=8)
+        axis.locator_params(axis="x", nbins=6)
         # Far below zero lies what is worse than nothing: its bar leaves the picture.
         best = max(1e-3, *(c.recovery.high for c in result.compared.values()))
         axis.set_xlim(-0.6 * best, 1.1 * best)
