@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DOCS_READY := $(VENV)/.docs-ready
 
 .PHONY: demo test lint docs docs-serve oracles clean
 
@@ -12,10 +11,6 @@ $(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/no-deps.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps -r tests/no-deps.txt
-	touch $@
-
-$(DOCS_READY): $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: $(READY)
@@ -31,10 +26,10 @@ test: lint
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 # The site, in site/: open site/index.html. A broken link or anchor is an error.
-docs: $(DOCS_READY)
+docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-docs-serve: $(DOCS_READY)
+docs-serve: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --strict
 
 # Opt-in: whole published packages; fasttext is compiled, which takes minutes and a C++ compiler.

@@ -116,7 +116,8 @@ class Transplant:
         self.sources = Sources(self.output, gained, self.vocabularies, options, self.warnings)
         self.rows = self._output_rows()
         overrides = resolve_overrides(settings, self.output, self.models, self.vocabularies)
-        self.planner = RowPlanner(self.sources, self.source, self.models, overrides, self.rows)
+        owners = [self.base] if self.source == "base" else self.models
+        self.planner = RowPlanner(self.sources, self.source, owners, overrides, self.rows)
         _PLANNED.append((out_config, self.rows))
         output.set_vocabulary_size(out_config, self.rows)
 

@@ -52,14 +52,15 @@ class RowPlanner:
         self,
         sources: Sources,
         source: TokenizerSource,
-        models: list[ModelReference],
+        owners: list[ModelReference],
         overrides: list[Override],
         rows: int,
     ):
+        """`owners` are who may give a token, in their order, where `source` is no model."""
         self.sources = sources
         self.output = sources.output
         self.source = source
-        self.models = models
+        self.owners = owners
         self.overrides = overrides
         self.rows = rows
         self.alignments: dict[tuple[str, ModelReference], Alignment] = {}
@@ -201,7 +202,7 @@ class RowPlanner:
         else:
             models = [
                 model
-                for model in self.models
+                for model in self.owners
                 if self.sources.vocabularies.vocabulary(model).fingerprint != vocabulary.fingerprint
             ]
         donated = []

@@ -23,7 +23,7 @@ LARGEST_BATCH = 512
 """Targets in flight: more would not be faster."""
 EXHAUSTIVE_COST, SCREENED_COST, EIGHT_BIT_COST, BASIS_COST = 1.3, 0.6, 0.27, 80
 """Time of a multiply-add, against one of a large float32 product; a basis is read from memory."""
-BLOCK_COST = {torch.float64: 11, torch.float32: 5.5, torch.int16: 5.5, torch.int8: 7}
+BLOCK_COST = {torch.float64: 11, torch.float32: 5.5, torch.int16: 5.5, torch.int8: 13}
 """The same where rows of a Gram matrix are combined."""
 SPECULATION_COST = 900
 """Atoms whose products a speculation costs."""

@@ -45,7 +45,7 @@ class RowFacts:
         cls,
         rows: int,
         copied: Int[np.ndarray, "copied"],
-        approximated: Iterable[Int[np.ndarray, "some"]],
+        approximated: Iterable[Int[np.ndarray, "_some"]],
         unserved: Int[np.ndarray, "unserved"],
         overrides: Iterable[tuple[Any, ...]],
     ) -> RowFacts:

@@ -286,3 +286,15 @@ def test_a_module_that_does_not_exist(sp: list[Path], code: Path, refusal: Any) 
 def test_the_base_without_a_base_model(sp: list[Path], code: Path, refusal: Any) -> None:
     said = refusal(weighed({sp[0]: 0.5, code: 0.5}, "base"))
     assert "needs a `base_model:`" in said
+
+
+def test_the_base_is_the_donor_of_every_other_model(
+    merge: Any, sp: list[Path], code: Path, words: Path
+) -> None:
+    """Also of tokens that a model before it in the config has."""
+    config = weighed({words: 0.5, code: 0.3, sp[0]: 0.2}, "base", base_model=str(sp[0]))
+    out = merge(config)
+    for model in record(out)["models"]:
+        for tensor in model["tensors"]:
+            named = [donor["model"] for donor in tensor["donors"]]
+            assert named == ([] if model["model"] == str(sp[0]) else [str(sp[0])])
