@@ -28,7 +28,7 @@ from mergekit_omp.approximation.features import (
 from mergekit_omp.approximation.moments import finite_mean, finite_rows, mean_row
 from mergekit_omp.approximation.neighbours import nearest_anchors, ordinary_kriging, units
 from mergekit_omp.approximation.numbers import blend_digits, digit_rows
-from mergekit_omp.approximation.parameters import PositiveFloat, PositiveInt
+from mergekit_omp.approximation.parameters import Count, PositiveFloat
 from mergekit_omp.approximation.pieces import (
     combine_pieces,
     pieces_of_missing,
@@ -55,8 +55,10 @@ class Kriging(Approximation, frozen=True):
     name: ClassVar[str] = "kriging"
     reference: ClassVar[str | None] = None
 
-    neighbors: PositiveInt = Field(
-        default=16, description="Of how many of the nearest anchors the residuals are used."
+    neighbors: Count = Field(
+        default=16,
+        description="Of how many of the nearest anchors the residuals are used; 0: the regression "
+        "alone.",
     )
     ridge: PositiveFloat | None = Field(
         default=None,
@@ -114,7 +116,8 @@ class Kriging(Approximation, frozen=True):
         result = base.new_empty((len(targets), base.shape[1]), dtype=dtype)
         for part in chunks(len(targets), bytes_each):
             result[part] = missing_features(known, part, dtype) @ trend
-        self._add_local(result, residuals, in_donor, problem.space.progress)
+        if self.neighbors:
+            self._add_local(result, residuals, in_donor, problem.space.progress)
         if problem.part != Part.INPUT:
             result *= self.head_gain
         result += mean

@@ -28,6 +28,9 @@ def _number(value: Any) -> Any:
 PositiveInt = Annotated[int, BeforeValidator(_whole_number), Field(ge=1)]
 """A whole number of at least 1. Text, bool and fractions are refused."""
 
+Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=0)]
+"""A whole number, or 0."""
+
 Seed = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, lt=2**32)]
 """What starts a random generator."""
 

@@ -107,6 +107,22 @@ def test_an_affine_map_of_the_donors_rows_is_found() -> None:
     torch.testing.assert_close(rows, space.targets @ affine + offset, rtol=1e-3, atol=1e-3)
 
 
+def test_without_neighbours_it_is_the_regression_alone() -> None:
+    problem = world(dtype=DOUBLE)
+    silent = texts([None] * len(problem.base), [None] * problem.space.missing)
+    problem = with_space(problem, texts=silent)
+    space = problem.space
+    middle = space.anchors.mean(0)
+    offsets = (space.anchors - middle).numpy()
+    # The features of pieces are counted, and zero here.
+    penalty = 0.5 * float((offsets**2).sum()) / (offsets.shape[1] + problem.base.shape[1])
+    oracle = Ridge(alpha=penalty, solver="svd").fit(offsets, problem.base[space.anchor_rows])
+    rows = Kriging(neighbors=0, ridge=0.5).rows(problem)
+    expected = oracle.predict((space.targets - middle).numpy())
+    np.testing.assert_allclose(rows, expected, rtol=1e-6, atol=1e-8)
+    assert not torch.allclose(Kriging(ridge=0.5).rows(problem), rows, rtol=1e-2)
+
+
 @given(seeds)
 @settings(max_examples=8, deadline=None)
 def test_turning_the_donors_space_changes_nothing(seed: int) -> None:
