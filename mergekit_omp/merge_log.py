@@ -33,7 +33,7 @@ class MergeLog:
         if self.quiet and record.levelno < logging.ERROR:
             return
         with tqdm.tqdm.external_write_mode(file=sys.stderr):
-            logging.getLogger().callHandlers(record)
+            logging.getLogger(record.name).callHandlers(record)
 
 
 _latest: MergeLog | None = None
@@ -44,11 +44,10 @@ def begin(*, quiet: bool) -> MergeLog:
     """The log of a merge that is about to be planned; `speaking` uses the latest."""
     global _latest
     _latest = MergeLog(quiet=quiet)
-    # In place of what handles the root's records: also what modules log that load later.
-    package = logging.getLogger(_PACKAGE)
-    package.propagate = False
-    if _GATE not in package.handlers:
-        package.addHandler(_GATE)
+    # A filter of a logger is not asked about what its children say.
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == _PACKAGE:
+            logging.getLogger(name).addFilter(_gate)
     return _latest
 
 
@@ -70,16 +69,10 @@ def speaking(*, running: bool = False) -> Iterator[None]:
         _speaking.reset(token)
 
 
-class _Gate(logging.Handler):
-    """Hands what the package logs to the merge that it belongs to, else to the root's handlers."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        found = _speaking.get()
-        if found is None:
-            logging.getLogger().callHandlers(record)
-            return
-        log, running = found
-        log.say(record, running=running)
-
-
-_GATE = _Gate()
+def _gate(record: logging.LogRecord) -> bool:
+    found = _speaking.get()
+    if found is None:
+        return True
+    log, running = found
+    log.say(record, running=running)
+    return False

@@ -5,12 +5,16 @@ The solver loads when it is used: Numba takes long to import, and most merges ne
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from mergekit_omp.pursuit.sparse_code import SparseCode
 
 if TYPE_CHECKING:
     from mergekit_omp.pursuit.solve import orthogonal_matching_pursuit
+
+# The one logger of the package: there before what loads late, for those who listen from the start.
+LOG = logging.getLogger(__name__)
 
 __all__ = ["SparseCode", "orthogonal_matching_pursuit"]
 

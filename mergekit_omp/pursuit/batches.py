@@ -11,7 +11,7 @@ from tqdm import tqdm
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger(__package__)
 
 
 def in_batches(

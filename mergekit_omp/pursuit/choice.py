@@ -12,7 +12,7 @@ import torch
 from mergekit_omp.pursuit import compiled, eight_bit, gram, lockstep, screened
 from mergekit_omp.pursuit.problem import Problem
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger(__package__)
 
 SEARCHES = ("auto", "reference", "gram", "screened", "fast")
 FREE_SHARE, INSTALLED_SHARE = 0.75, 0.6

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger(__package__)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.screened import Screened
 from mergekit_omp.pursuit.sparse_code import SparseCode
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger(__package__)
 
 
 def orthogonal_matching_pursuit(
