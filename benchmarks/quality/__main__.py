@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="tiny models: does everything run?")
     parser.add_argument("--size", choices=sorted(PLANS), default="3M", help="parameters of a model")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--jobs", type=int, default=2, help="models or methods at once")
+    parser.add_argument("--jobs", type=int, default=2, help="models trained at once")
     parser.epilog = "methods: " + ", ".join(repr(method.label) for method in METHODS)
     return parser
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from benchmarks.quality.corpus import read_texts
@@ -42,7 +40,7 @@ def run(
         cache_dir: where models and scores are kept.
         out: where quality.md, quality.json and the plots go.
         device: where models are trained and scored, and merges run.
-        jobs: models trained, or methods measured, at once.
+        jobs: models trained at once.
         again: make scores again that are in the cache.
     """
     _say("Reading text.")
@@ -62,8 +60,8 @@ def run(
     for pair in pairs:
         bench = PairBench(models[pair.base], models[pair.donor], texts.held_out, cache_dir, device)
         own = bench.own(again)
-        with ThreadPoolExecutor(jobs) as pool:
-            found = list(pool.map(partial(_measured, bench, str(pair), again), methods))
+        # One by one: models cannot be loaded in several threads at once.
+        found = [_measured(bench, str(pair), again, method) for method in methods]
         labels = [method.label for method in methods]
         results.append(PairResult(pair, texts.held_out, own, dict(zip(labels, found, strict=True))))
         write(results, out)
