@@ -76,7 +76,7 @@ def digit_mismatch(model: Vocabulary, output: Vocabulary) -> str | None:
     ]
     return (
         f"Numbers are cut in different ways: {read[0]}, {read[1]}. Arithmetic suffers most from "
-        "that (arXiv 2506.06607), and no method can mend it."
+        "that (arXiv 2506.06607), and no method mends all of it."
     )
 
 
