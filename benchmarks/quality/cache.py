@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,3 @@ def digest(settings: Any) -> str:
     """Sixteen hexadecimal digits that change when `settings` (plain data) change."""
     written = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(written.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def completed(entry: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `entry` at the end, and disappears on an error."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=entry.parent) as scratch:
-        folder = Path(scratch) / "folder"
-        folder.mkdir()
-        yield folder
-        folder.rename(entry)

@@ -19,9 +19,10 @@ import transformers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks.quality import tokenizers
-from benchmarks.quality.cache import completed, digest
+from benchmarks.quality.cache import digest
 from benchmarks.quality.tokenizers import make_tokenizer
 from mergekit_omp.demo import training
+from mergekit_omp.demo.completed import completed
 from mergekit_omp.demo.training import Architecture, Training, train_model
 
 

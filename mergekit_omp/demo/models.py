@@ -12,10 +12,8 @@ import inspect
 import json
 import os
 import platform
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 import transformers
 
 from mergekit_omp.demo import corpus, tokenizers, training
+from mergekit_omp.demo.completed import completed
 from mergekit_omp.demo.corpus import CorpusSpec, Document, Kind, standard_library_corpus
 from mergekit_omp.demo.tokenizers import TokenizerStyle, train_tokenizer
 from mergekit_omp.demo.training import Architecture, Training, train_model
@@ -143,7 +142,7 @@ def make_models(
     if todo or not held_out.exists():
         announce("Reading text from the standard library.")
         text = standard_library_corpus(spec.corpus)
-        with _completed(held_out) as folder:
+        with completed(held_out) as folder:
             documents = [asdict(document) for document in text.held_out]
             (folder / "documents.json").write_text(json.dumps(documents), encoding="utf-8")
     if todo:
@@ -171,7 +170,7 @@ def _make_entry(entry: Path, spec: ModelSpec, texts: Sequence[str], line: int | 
     """Runs in a process of its own: makes a model on one thread and puts it in the cache."""
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
-    with _completed(entry) as folder:
+    with completed(entry) as folder:
         make_model(spec, texts, folder, progress_line=line)
 
 
@@ -196,16 +195,3 @@ def _entry(cache_dir: Path, name: str, settings: list[dict[str, Any]]) -> Path:
     }
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
     return cache_dir / f"{name}-{digest[:16]}"
-
-
-@contextmanager
-def _completed(entry: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `entry` at the end, and disappears on an error."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=entry.parent) as scratch:
-        folder = Path(scratch) / "folder"
-        folder.mkdir()
-        yield folder
-        if entry.exists():
-            entry.rename(Path(scratch) / "replaced")
-        folder.rename(entry)
