@@ -59,8 +59,9 @@ def collect(  # type: ignore[no-untyped-def]
     """Adds the candidates of one tile to those of residuals `first` to `last`.
 
     Row b of the products is residual `first + b`, column x atom `order[low + x]`. A correlation is
-    `products[b, x] * row_scale[first + b] * column_scale[low + x]`, off by at most `extra * column_scale[low + x] + row_scale[b] *
-    column_margin[low + x]`. A count above what fits says that candidates were lost.
+    `products[b, x] * row_scale[first + b] * column_scale[low + x]`, off by at most
+    `extra * column_scale[low + x] + row_scale[first + b] * column_margin[low + x]`. A count above
+    what fits says that candidates were lost.
     """
     width = products.shape[1]
     pieces = (width + PIECE - 1) // PIECE

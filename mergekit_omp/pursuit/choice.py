@@ -11,6 +11,7 @@ import torch
 
 from mergekit_omp.pursuit import compiled, eight_bit, gram, lockstep, screened
 from mergekit_omp.pursuit.problem import Problem
+from mergekit_omp.pursuit.processor import has_instructions
 
 LOG = logging.getLogger(__package__)
 
@@ -179,6 +180,5 @@ def _bfloat16_cost(device: torch.device) -> float:
     if device.type == "cuda":
         return SCREENED_COST
     # Without instructions for it, a CPU multiplies bfloat16 slower than float32.
-    features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = features.get("avx512_bf16") or features.get("amx_bf16")
+    native = has_instructions("avx512_bf16", "amx_bf16")
     return SCREENED_COST if native else 4 * EXHAUSTIVE_COST

@@ -21,6 +21,7 @@ from torch import Tensor
 from mergekit_omp.pursuit import candidates, compiled
 from mergekit_omp.pursuit.lockstep import Search
 from mergekit_omp.pursuit.problem import Problem
+from mergekit_omp.pursuit.processor import has_instructions
 
 STEPS = 127
 WIDTH = 3.5
@@ -29,15 +30,13 @@ TILE = 1024
 """Atoms at a time: their products stay in a core's cache."""
 CHUNK = 4096
 """Atoms rounded at a time."""
-FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def available(problem: Problem) -> bool:
     """Whether this is a processor that multiplies 8-bit integers exactly and fast."""
     if not compiled.AVAILABLE or problem.atoms.device.type != "cpu":
         return False
-    features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return hasattr(torch, "_int_mm") and any(features.get(name) for name in FEATURES)
+    return hasattr(torch, "_int_mm") and has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 class EightBit(Search):
