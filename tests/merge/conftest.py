@@ -15,3 +15,15 @@ def family(models: Any) -> list[Path]:
         models(f"sp_{seed}", "sentencepiece_bpe", seed=seed, layers=1, hidden=16)
         for seed in (0, 5, 6)
     ]
+
+
+@pytest.fixture(scope="module")
+def base(models: Any) -> Path:
+    """The family's base; modules that need another have their own."""
+    return models("sp_0", "sentencepiece_bpe", seed=0, layers=1, hidden=16)
+
+
+@pytest.fixture(scope="module")
+def donor(models: Any) -> Path:
+    """A donor of another vocabulary and hidden size."""
+    return models("bytes", "byte_level", hidden=48, seed=1)

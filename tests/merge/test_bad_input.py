@@ -22,11 +22,6 @@ def base(models: Any) -> Path:
     return models("sp", "sentencepiece_bpe")
 
 
-@pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=48, seed=1)
-
-
 def copy_of(path: Path, to: Path) -> Path:
     shutil.copytree(path, to)
     return to

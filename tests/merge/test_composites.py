@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from mergekit import merge_methods
 from merges import swap
@@ -13,11 +12,6 @@ from merging import tensors
 
 from mergekit_omp.approximation.registry import APPROXIMATIONS
 from mergekit_omp.methods import TransplantMethod
-
-
-@pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=48, seed=1)
 
 
 def test_every_registered_method_has_its_composites() -> None:

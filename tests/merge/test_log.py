@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,16 +15,6 @@ from merges import mergekit_yaml, swap, write_config
 from merging import record
 
 from mergekit_omp.report.id_ranges import read, written
-
-
-@pytest.fixture(scope="module")
-def base(models: Any) -> Path:
-    return models("sp_0", "sentencepiece_bpe", seed=0, layers=1, hidden=16)
-
-
-@pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=48, seed=1)
 
 
 def run(config: dict[str, Any], folder: Path, *options: str) -> str:

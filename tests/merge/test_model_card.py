@@ -17,16 +17,6 @@ SECTION = "### Tokenizer Transplant"
 
 
 @pytest.fixture(scope="module")
-def base(models: Any) -> Path:
-    return models("sp_0", "sentencepiece_bpe", seed=0, layers=1, hidden=16)
-
-
-@pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=48, seed=1)
-
-
-@pytest.fixture(scope="module")
 def out(base: Path, donor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("card") / "out"
     assert merge_here(swap(base, donor, parameters={"k": 4}), out).status == 0

@@ -25,11 +25,6 @@ def base(models: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=48, seed=1)
-
-
-@pytest.fixture(scope="module")
 def out(base: Path, donor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The README's first config, by the real command."""
     folder = tmp_path_factory.mktemp("swap")

@@ -10,38 +10,11 @@ from jaxtyping import install_import_hook
 
 install_import_hook("benchmarks.quality", "beartype.beartype")
 
+from tiny_plan import TINY  # noqa: E402
+
 from benchmarks.quality.methods import chosen  # noqa: E402
-from benchmarks.quality.models import ModelSpec  # noqa: E402
-from benchmarks.quality.plans import Pair, Plan  # noqa: E402
 from benchmarks.quality.results import PairResult  # noqa: E402
 from benchmarks.quality.running import run  # noqa: E402
-from mergekit_omp.demo.corpus import CorpusSpec  # noqa: E402
-from mergekit_omp.demo.training import Architecture, Training  # noqa: E402
-
-
-def tiny_model(name: str, style: str, *, tied: bool) -> ModelSpec:
-    return ModelSpec(
-        name,
-        style,
-        vocab_size=768,
-        architecture=Architecture(
-            hidden_size=32, layers=1, heads=2, intermediate_size=48, tied=tied, positions=256
-        ),
-        training=Training(steps=3, batch_size=4, context=32, learning_rate=1e-2, warmup=2),
-        shares={"prose": 1.0, "code": 1.0, "arithmetic": 0.5},
-    )
-
-
-TINY = Plan(
-    models=(
-        tiny_model("S", "sentencepiece", tied=False),
-        tiny_model("B", "byte-level, single digits", tied=True),
-    ),
-    pairs=(Pair("S", "B"),),
-    corpus=CorpusSpec(keep_every=60, held_out_every=8, document_characters=1200),
-    held_out_bytes=4000,
-    document_characters=1200,
-)
 
 
 @dataclass(frozen=True)

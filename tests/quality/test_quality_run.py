@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from tiny_plan import TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.quality import measuring
