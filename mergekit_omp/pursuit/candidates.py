@@ -10,12 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from mergekit_omp.pursuit.compiled import kernel
+from mergekit_omp.pursuit.integer_products import ATOMS, RESIDUALS, multiply
 from mergekit_omp.pursuit.tiles import dot
 
 CAPACITY = 256
 """Candidates kept for a residual; where more are left, all atoms are decided exactly."""
-PIECE = 128
-"""Atoms passed over at once where none can be a candidate."""
 
 
 @kernel
@@ -40,72 +39,117 @@ def peak(line):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def collect(  # type: ignore[no-untyped-def]
-    first,
-    last,
-    products,
-    low,
-    row_scale,
-    extra,
-    column_scale,
-    column_margin,
-    order,
-    barred,
-    floors,
-    picks,
-    uppers,
-    counts,
-):
+def limit(floor, unit, steepest, widest, extra):  # type: ignore[no-untyped-def]
+    """The least product of a tile that may be a candidate's."""
+    least = ((floor - unit * widest) / steepest - extra) / unit
+    # Cut off, and one less for what float32 rounds away.
+    return np.int32(min(max(least * np.float32(1 - 1e-6) - 1, np.float32(0)), np.float32(1 << 30)))
+
+
+@kernel
+def collect(first, last, products, at, low, row_scale, atoms, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
     """Adds the candidates of one tile to those of residuals `first` to `last`.
 
-    Row b of the products is residual `first + b`, column x atom `order[low + x]`. A correlation is
-    `products[b, x] * row_scale[first + b] * column_scale[low + x]`, off by at most
-    `extra * column_scale[low + x] + row_scale[first + b] * column_margin[low + x]`. A count above
-    what fits says that candidates were lost.
+    Row b of the products is residual `first + b`, column at + x atom `order[low + x]`. A
+    correlation is `products[b, at + x] * row_scale[first + b] * scale[low + x]`, off by at most
+    `extra * scale[low + x] + row_scale[first + b] * margin[low + x]`. A count above what fits says
+    that candidates were lost. `atoms` is a tuple: order, scale, margin, the largest scale and the
+    largest margin of each tile, and extra.
     """
-    width = products.shape[1]
-    pieces = (width + PIECE - 1) // PIECE
-    steepest, widest = np.zeros(pieces, np.float32), np.zeros(pieces, np.float32)
-    for x in range(width):
-        steepest[x // PIECE] = max(steepest[x // PIECE], column_scale[low + x])
-        widest[x // PIECE] = max(widest[x // PIECE], column_margin[low + x])
+    order, scale, margin, _, _, extra = atoms
+    # Slices: indices that start from zero are known not to be negative, as vectors need.
+    scales, margins = scale[low : low + ATOMS], margin[low : low + ATOMS]
     for row in range(first, last):
-        scale = row_scale[row]
+        line = products[row - first, at : at + scales.shape[0]]
+        unit = row_scale[row]
         floor = floors[row]
         count = counts[row]
-        for piece in range(pieces):
-            left = piece * PIECE
-            # Slices: indices that start from zero are known not to be negative, as vectors need.
-            line = products[row - first, left : left + PIECE]
-            # No atom of this piece can be larger than this.
-            most = (peak(line) * scale + extra) * steepest[piece] + scale * widest[piece]
-            if most < floor:
+        # Barred atoms are orthogonal to the residual, so they do not raise the floor: `decide`
+        # looks after those that are not.
+        for x in range(line.shape[0]):
+            value = abs(np.float32(line[x])) * unit
+            floor = max(floor, (value - extra) * scales[x] - unit * margins[x])
+        for x in range(line.shape[0]):
+            value = abs(np.float32(line[x])) * unit
+            upper = (value + extra) * scales[x] + unit * margins[x]
+            if upper < floor:
                 continue
-            scales = column_scale[low + left : low + left + PIECE]
-            margins = column_margin[low + left : low + left + PIECE]
-            # Barred atoms are orthogonal to the residual, so they do not raise the floor: `decide`
-            # looks after those that are not.
-            for x in range(line.shape[0]):
-                value = abs(np.float32(line[x])) * scale
-                floor = max(floor, (value - extra) * scales[x] - scale * margins[x])
-            for x in range(line.shape[0]):
-                value = abs(np.float32(line[x])) * scale
-                upper = (value + extra) * scales[x] + scale * margins[x]
-                if upper < floor or barred[row, order[low + left + x]]:
-                    continue
-                if count == picks.shape[1]:
-                    count = compact(picks[row], uppers[row], count, floor)
-                if count < picks.shape[1]:
-                    picks[row, count] = order[low + left + x]
-                    uppers[row, count] = upper
-                    count += 1
-                else:
-                    count = picks.shape[1] + 1
-                    break
-            if count > picks.shape[1]:
+            if count == picks.shape[1]:
+                count = compact(picks[row], uppers[row], count, floor)
+            if count < picks.shape[1]:
+                picks[row, count] = order[low + x]
+                uppers[row, count] = upper
+                count += 1
+            else:
+                count = picks.shape[1] + 1
                 break
         floors[row] = floor
         counts[row] = count
+
+
+@kernel
+def sweep(  # type: ignore[no-untyped-def]
+    first, last, integers, packed, correction, row_scale, atoms, floors, picks, uppers, counts
+):
+    """The candidates of residuals `first` to `last` among all packed atoms.
+
+    `first` is a multiple of `RESIDUALS`; `integers` has rows for whole groups.
+    """
+    _, _, _, steepest, widest, extra = atoms
+    products = np.empty((RESIDUALS, ATOMS), np.int32)
+    limits = np.full(RESIDUALS, np.int32(1 << 30))
+    for tile in range(packed.shape[0]):
+        for begin in range(first, last, RESIDUALS):
+            stop = min(begin + RESIDUALS, last)
+            for row in range(begin, stop):
+                limits[row - begin] = limit(
+                    floors[row], row_scale[row], steepest[tile], widest[tile], extra
+                )
+            for row in range(stop, begin + RESIDUALS):
+                limits[row - begin] = 1 << 30
+            group = integers[begin : begin + RESIDUALS]
+            mask = multiply(group, packed[tile], correction[tile], limits, products)
+            for bit in range(RESIDUALS):
+                if mask >> bit & 1:
+                    row = begin + bit
+                    collect(
+                        row,
+                        row + 1,
+                        products[bit : bit + 1],
+                        0,
+                        tile * ATOMS,
+                        row_scale,
+                        atoms,
+                        floors,
+                        picks,
+                        uppers,
+                        counts,
+                    )
+
+
+@kernel
+def collect_strip(first, last, products, low, row_scale, atoms, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
+    """The candidates of residuals `first` to `last` among the atoms of several tiles."""
+    _, _, _, steepest, widest, extra = atoms
+    for at in range(0, products.shape[1], ATOMS):
+        tile = (low + at) // ATOMS
+        for row in range(first, last):
+            line = products[row - first : row - first + 1]
+            least = limit(floors[row], row_scale[row], steepest[tile], widest[tile], extra)
+            if peak(line[0, at : at + ATOMS]) >= least:
+                collect(
+                    row,
+                    row + 1,
+                    line,
+                    at,
+                    low + at,
+                    row_scale,
+                    atoms,
+                    floors,
+                    picks,
+                    uppers,
+                    counts,
+                )
 
 
 @kernel
@@ -120,13 +164,20 @@ def decide(  # type: ignore[no-untyped-def]
         residual = residuals[row]
         largest = residual[0] * 0 - 1
         at = 0
-        if counts[row] <= picks.shape[1]:
+        if 0 < counts[row] <= picks.shape[1]:
+            # The most promising first: what it turns out to be rules out most others.
+            likely = 0
             for x in range(counts[row]):
-                if uppers[row, x] >= floors[row]:
-                    atom = picks[row, x]
-                    value = abs(dot(atoms[atom], residual))
-                    if value > largest or (value == largest and atom < at):
-                        largest, at = value, atom
+                if uppers[row, x] > uppers[row, likely]:
+                    likely = x
+            for x in range(-1, counts[row]):
+                at_x = likely if x < 0 else x
+                atom = picks[row, at_x]
+                if uppers[row, at_x] * units[row] < largest or barred[row, atom]:
+                    continue
+                value = abs(dot(atoms[atom], residual))
+                if value > largest or (value == largest and atom < at):
+                    largest, at = value, atom
         # Candidates were lost, or a barred atom set the floor.
         if largest < floors[row] * units[row]:
             for atom in range(atoms.shape[0]):

@@ -22,7 +22,7 @@ THRIFT = 1.25
 """A plan that takes less memory is preferred to one that is less than so many times as fast."""
 LARGEST_BATCH = 512
 """Targets in flight: more would not be faster."""
-EXHAUSTIVE_COST, SCREENED_COST, EIGHT_BIT_COST, BASIS_COST = 1.3, 0.6, 0.27, 80
+EXHAUSTIVE_COST, SCREENED_COST, EIGHT_BIT_COST, BASIS_COST = 1.3, 0.6, 0.19, 40
 """Time of a multiply-add, against one of a large float32 product; a basis is read from memory."""
 BLOCK_COST = {torch.float64: 11, torch.float32: 5.5, torch.int16: 5.5, torch.int8: 13}
 """The same where rows of a Gram matrix are combined."""

@@ -31,3 +31,16 @@ def kernel(function: Function) -> Function:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # what Numba raises where it can write no cache
         return numba.njit(**options)(function)
+
+
+def instruction(typed: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that kernels may call, and whose code is emitted rather than compiled.
+
+    `typed` takes Numba's types of the arguments and gives the signature and what emits the code.
+    """
+    if numba is None:
+        return typed
+    from numba.extending import intrinsic
+
+    emitted: Callable[..., Any] = intrinsic(inspect.unwrap(typed))
+    return emitted

@@ -10,25 +10,24 @@ Worth it where a processor multiplies 8-bit integers several times faster than f
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int8, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mergekit_omp.pursuit import candidates, compiled
+from mergekit_omp.pursuit import candidates, compiled, integer_products
+from mergekit_omp.pursuit.integer_products import ATOMS, RESIDUALS
 from mergekit_omp.pursuit.lockstep import Search
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.processor import has_instructions
+from mergekit_omp.pursuit.rounding import SHIFT, round_rows
+from mergekit_omp.pursuit.threads import in_threads
 
-STEPS = 127
 WIDTH = 3.5
 """Seven standard deviations of a random rounding, in steps: what scaling loses is far less."""
-TILE = 1024
-"""Atoms at a time: their products stay in a core's cache."""
-CHUNK = 4096
+STRIP = 20 * ATOMS
+"""Atoms at a time where torch multiplies: their products stay in a core's cache."""
+CHUNK = 80 * ATOMS
 """Atoms rounded at a time."""
 
 
@@ -36,42 +35,70 @@ def available(problem: Problem) -> bool:
     """Whether this is a processor that multiplies 8-bit integers exactly and fast."""
     if not compiled.AVAILABLE or problem.atoms.device.type != "cpu":
         return False
+    return integer_products.available() or _torch_is_fast()
+
+
+def _torch_is_fast() -> bool:
     return hasattr(torch, "_int_mm") and has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 class EightBit(Search):
-    """Exhaustive search, with nearly all of the arithmetic in 8-bit integers."""
+    """Exhaustive search, with nearly all of the arithmetic in 8-bit integers.
 
-    def __init__(self, problem: Problem) -> None:
+    `by_torch` says whose products to use: by default torch's where there are matrix units (AMX),
+    which it knows to use, or where ours cannot run.
+    """
+
+    def __init__(self, problem: Problem, by_torch: bool | None = None) -> None:
+        if by_torch is None:
+            matrix_units = has_instructions("amx_int8") and _torch_is_fast()
+            by_torch = matrix_units or not integer_products.available()
         self.atoms = problem.atoms
-        self.draw = torch.Generator().manual_seed(0)
+        self.by_torch = by_torch
+        self.seed = 0
         count, dim = problem.atoms.shape
-        self.coarse = torch.empty(count, dim, dtype=torch.int8)
-        self.scale = torch.empty(count)
-        # Neighbours of one norm can be passed over together.
-        self.order = problem.atom_norms.argsort(descending=True, stable=True)
+        tiles = -(-count // ATOMS)
+        steps = integer_products.steps(dim)
+        shape = (count, dim) if by_torch else (tiles, steps, ATOMS, integer_products.FOUR)
+        # NumPy's allocations ask for huge pages, unlike torch's.
+        self.coarse = torch.from_numpy(np.empty(shape, np.int8))
+        self.correction = torch.empty(tiles, ATOMS, dtype=torch.int32)
+        scale = torch.empty(count)
+        # Neighbours of one scale can be passed over together.
+        largest = torch.linalg.vector_norm(problem.atoms, ord=torch.inf, dim=1)
+        order = largest.argsort(descending=True, stable=True)
         # Only the order of correlations counts: in units of the largest norm nothing overflows.
         self.top = problem.atom_norms.amax()
         for first in range(0, count, CHUNK):
             rows = slice(first, first + CHUNK)
-            self.coarse[rows], scale = self._rounded(problem.atoms[self.order[rows]])
-            self.scale[rows] = scale / self.top
-        self.margin = WIDTH * (problem.atom_norms[self.order] / self.top).float()
+            integers, units = self._rounded(problem.atoms[order[rows]])
+            scale[rows] = units / self.top
+            signed = integers[: len(units), :dim].bitwise_xor_(SHIFT)
+            if by_torch:
+                self.coarse[rows] = signed.view(torch.int8)
+            else:
+                packed, correction = integer_products.pack(signed.view(torch.int8))
+                at = first // ATOMS
+                self.coarse[at : at + len(packed)] = packed
+                self.correction[at : at + len(packed)] = correction
+        margin = WIDTH * (problem.atom_norms[order] / self.top).float()
+        heads = np.arange(0, count, ATOMS)
+        self.described = (
+            order.numpy(),
+            scale.numpy(),
+            margin.numpy(),
+            np.maximum.reduceat(scale.numpy(), heads),
+            np.maximum.reduceat(margin.numpy(), heads),
+            np.float32(WIDTH),
+        )
 
     def find(
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
-        batch, count = barred.shape
-        coarse, scale = self._rounded(residuals)
+        batch = len(barred)
+        integers, scale = self._rounded(residuals)
         lengths = torch.linalg.vector_norm(residuals, dim=1)
-        scale = (scale / lengths).float()
-        sizes = (
-            scale.numpy(),
-            np.float32(WIDTH),
-            self.scale.numpy(),
-            self.margin.numpy(),
-            self.order.numpy(),
-        )
+        row_scale = (scale / lengths).float().numpy()
         kept = (
             np.zeros(batch, np.float32),
             np.empty((batch, candidates.CAPACITY), np.int64),
@@ -83,48 +110,58 @@ class EightBit(Search):
         closed = barred.numpy()
         arrays = (residuals.numpy(), (lengths * self.top).numpy(), self.atoms.numpy())
         results = (best.numpy(), found.numpy())
+        shared = (row_scale, self.described, *kept)
 
         def work(first: int, last: int) -> None:
-            # Each thread multiplies its own rows, so that none waits for another.
-            torch.set_num_threads(1)
-            rows = coarse[first:last]
-            buffer = torch.empty(len(rows) * TILE, dtype=torch.int32)
-            for low in range(0, count, TILE):
-                tile = self.coarse[low : low + TILE]
-                products = buffer[: len(rows) * len(tile)].view(len(rows), len(tile))
-                # Not public, and the only product of 8-bit integers that torch has.
-                torch._int_mm(rows, tile.T, out=products)
-                candidates.collect(first, last, products.numpy(), low, *sizes, closed, *kept)
+            if self.by_torch:
+                self._sweep_by_torch(first, last, integers, shared)
+            else:
+                packed = self.coarse.numpy(), self.correction.numpy()
+                candidates.sweep(first, last, integers.numpy(), *packed, *shared)
             candidates.decide(first, last, *arrays, closed, *kept, *results)
 
-        threads = torch.get_num_threads()
-        ends = [batch * thread // threads for thread in range(threads + 1)]
-        try:
-            with ThreadPoolExecutor(threads) as pool:
-                shares = [share for share in pairwise(ends) if share[0] < share[1]]
-                for job in [pool.submit(work, *share) for share in shares]:
-                    job.result()
-        finally:
-            torch.set_num_threads(threads)
+        # Each thread multiplies its own rows, so that none waits for another.
+        in_threads(work, batch, RESIDUALS)
         return best, found
 
-    def _rounded(
-        self, rows: Float[Tensor, "rows dim"]
-    ) -> tuple[Int8[Tensor, "rows dim"], Float[Tensor, "rows"]]:
-        """Rows as integers times a scale, rounded up or down at random."""
-        scale = (rows.abs().amax(dim=1) / STEPS).clamp_(min=torch.finfo(rows.dtype).tiny)
-        steps = (rows / scale[:, None]).float()
-        steps += torch.rand(steps.shape, generator=self.draw)
-        return steps.floor_().clamp_(-STEPS, STEPS).to(torch.int8), scale
+    def _sweep_by_torch(
+        self, first: int, last: int, integers: Tensor, shared: tuple[object, ...]
+    ) -> None:
+        count, dim = self.coarse.shape
+        rows = (integers[first:last, :dim] ^ SHIFT).view(torch.int8)
+        buffer = torch.empty(len(rows) * STRIP, dtype=torch.int32)
+        for low in range(0, count, STRIP):
+            strip = self.coarse[low : low + STRIP]
+            products = buffer[: len(rows) * len(strip)].view(len(rows), len(strip))
+            # Not public, and the only product of 8-bit integers that torch has.
+            torch._int_mm(rows, strip.T, out=products)
+            candidates.collect_strip(first, last, products.numpy(), low, *shared)
+
+    def _rounded(self, rows: Float[Tensor, "rows dim"]) -> tuple[Tensor, Float[Tensor, "rows"]]:
+        """Rows as integers times a scale: `integer_products.rows_for` them, filled."""
+        count, dim = rows.shape
+        integers = integer_products.rows_for(count, dim)
+        scale = rows.new_empty(count)
+        self.seed += 1
+        arguments = (
+            rows.numpy(),
+            self.seed,
+            torch.finfo(rows.dtype).tiny,
+            integers.numpy(),
+            scale.numpy(),
+        )
+        in_threads(lambda first, last: round_rows(first, last, *arguments), count)
+        return integers, scale
 
 
 def search_bytes(problem: Problem) -> int:
     """Memory that one residual takes in `EightBit`."""
     dim = problem.atoms.shape[1]
-    return dim * (9 + problem.atoms.element_size()) + 4 * TILE + candidates.CAPACITY * 12
+    return 2 * dim + 4 * STRIP + candidates.CAPACITY * 12
 
 
 def fixed_bytes(problem: Problem) -> int:
     """Memory held whatever the batch: the coarse atoms, a tile, and what rounding takes."""
     count, dim = problem.atoms.shape
-    return count * (dim + 16) + min(count, CHUNK) * dim * 13
+    scalar = problem.atoms.element_size()
+    return count * (dim + 20) + min(count, CHUNK) * dim * (3 + scalar)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mergekit_omp.pursuit.basis import orthogonalised
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
 
@@ -87,7 +88,7 @@ class _State:
         rows = self.active
         best, picks = self.search.find(self._at(self.residuals), self._at(self.barred))
         atoms = self.problem.atoms[picks]
-        weights, directions = self._orthogonalised(atoms)
+        weights, directions = orthogonalised(self.basis, self.sizes, rows, atoms)
         heights = torch.linalg.vector_norm(directions, dim=1)
         norms = self.problem.atom_norms[picks]
         precision = self.problem.precision
@@ -101,19 +102,6 @@ class _State:
     def _at(self, values: Tensor) -> Tensor:
         """The rows of active targets; nothing is copied while all are active."""
         return values if len(self.active) == len(values) else values[self.active]
-
-    def _orthogonalised(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
-        """What is left of each atom beside its target's basis, and its weights in that basis."""
-        filled = int(self.sizes[self.active].max())
-        basis = self._at(self.basis[:, :filled])
-        weights, directions = _split(basis, atoms)
-        # Twice is enough, and once only where much is left (Giraud et al. 2005).
-        lengths = torch.linalg.vector_norm(directions, dim=1)
-        again = (lengths < 0.7 * torch.linalg.vector_norm(atoms, dim=1)).nonzero().squeeze(1)
-        if len(again):
-            more, directions[again] = _split(basis[again], directions[again])
-            weights[again] += more
-        return weights, directions
 
     def _bar(self, rows: Tensor, picks: Tensor, noise: Tensor) -> None:
         """Bars the picks, and all atoms whose correlations are noise: else they come one by one."""
@@ -161,16 +149,6 @@ class _State:
     def _left_by(self, coefficients: Tensor) -> Tensor:
         code = SparseCode(self.indices, coefficients, coefficients.new_zeros(len(coefficients)))
         return self.problem.targets - code.decode(self.problem.atoms)
-
-
-def _split(
-    basis: Float[Tensor, "batch filled dim"], rows: Float[Tensor, "batch dim"]
-) -> tuple[Float[Tensor, "batch filled"], Float[Tensor, "batch dim"]]:
-    """Each row's weights in an orthonormal basis of its own, and the rest of it."""
-    weights = torch.bmm(basis, rows[:, :, None])
-    return weights.squeeze(2), torch.baddbmm(
-        rows[:, None], weights.transpose(1, 2), basis, alpha=-1
-    ).squeeze(1)
 
 
 def _upper_solve(

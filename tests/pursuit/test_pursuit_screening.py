@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from pursuit_dictionaries import dictionary
 from torch import Tensor
 
-from mergekit_omp.pursuit import eight_bit
+from mergekit_omp.pursuit import eight_bit, integer_products
 from mergekit_omp.pursuit.choice import choose
 from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search, solve_in_lockstep
@@ -22,10 +23,18 @@ screens = pytest.mark.parametrize(
     [
         Screened,
         pytest.param(
-            EightBit,
+            partial(EightBit, by_torch=True),
             marks=pytest.mark.skipif(
                 not HAS_EIGHT_BIT, reason="this processor has no products of 8-bit integers"
             ),
+            id="EightBit by torch",
+        ),
+        pytest.param(
+            partial(EightBit, by_torch=False),
+            marks=pytest.mark.skipif(
+                not integer_products.available(), reason="this processor has no AVX512-VNNI"
+            ),
+            id="EightBit",
         ),
     ],
 )
