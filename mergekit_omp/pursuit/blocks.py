@@ -142,6 +142,7 @@ def pursue(  # type: ignore[no-untyped-def]
     fresh = np.zeros(longest, np.uint8)
     for row in range(first, last):
         start = starts[row]
+        seen[:] = 0
         current[:] = start
         support[:] = 0
         fit[:] = 0
@@ -160,11 +161,11 @@ def pursue(  # type: ignore[no-untyped-def]
             for p in range(size):
                 current[support[p]] = 0
             members, share = shortlist(current, norms, margin, listed // 2, share, found)
-            if members > listed:
-                if margin > 0:
-                    state = HARD
-                    break
-                members = listed
+            # Nothing is listed where all correlations are zero.
+            if members == 0 or (members > listed and margin > 0):
+                state = HARD
+                break
+            members = min(members, listed)
             for x in range(members):
                 local[x] = current[found[x]]
                 seen[found[x]] = 1
@@ -311,8 +312,6 @@ def pursue(  # type: ignore[no-untyped-def]
                 block = min(block + 4, longest)
             for p in range(size):
                 seen[support[p]] = 1
-        for p in range(size):
-            seen[support[p]] = 0
         if state == SOLVED:
             norm = refine(targets[row], atoms, support, size, factor, fit, 2, limits[2])
             if norm < 0:

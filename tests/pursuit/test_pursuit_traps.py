@@ -126,6 +126,18 @@ def test_orthogonal_targets_stop_at_once(search: str) -> None:
     torch.testing.assert_close(code.residual_norms, torch.full((2,), 2.0))
 
 
+@pytest.mark.parametrize("search", [name for name in SEARCHES if name != "fast"])
+def test_a_target_beside_all_atoms_leaves_the_others_alone(search: str) -> None:
+    targets, atoms = dictionary(40, 900, 32)
+    atoms[:, 28:] = 0
+    targets[::2, :28] = 0
+    code = orthogonal_matching_pursuit(targets, atoms, 12, search=search)
+    alone = orthogonal_matching_pursuit(targets[1::2], atoms, 12, search=search)
+    assert not code.coefficients[::2].any()
+    assert torch.equal(code.indices[1::2], alone.indices)
+    torch.testing.assert_close(code.coefficients[1::2], alone.coefficients)
+
+
 @every_search
 def test_tolerance_stops_early(search: str) -> None:
     targets, atoms = dictionary(20, 500, 32)
