@@ -30,8 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 PROGRESS = rb":\s+\d+%[^|]*\|[^|]*\|\s*(\d+)/(\d+)"
 PEER = re.compile(rb"Approximating tokens" + PROGRESS)
-OURS = re.compile(rb"pursuit" + PROGRESS)
-BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,6 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--memory", help="the solver's budget, such as 2GB")
     parser.add_argument("--search", default="auto")
-    parser.add_argument("--batches", type=int, help="of 512 tokens; default: the whole swap")
     parser.add_argument("--peer-batches", type=int, default=2)
     parser.add_argument("--no-peer", action="store_true")
     settings = parser.parse_args()
@@ -133,10 +130,7 @@ def main() -> None:
         }
         (root / "swap.yml").write_text(yaml.safe_dump(config))
         swap = [command("mergekit-yaml"), str(root / "swap.yml"), str(root / "ours")]
-        if settings.batches:
-            ours = until(swap, OURS, settings.batches * BATCH, tensors=2, unit="tokens")
-        else:
-            ours = whole(swap)
+        ours = whole(swap)
         config["merge_method"] = "zero"
         del config["parameters"]
         (root / "zero.yml").write_text(yaml.safe_dump(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -59,20 +60,25 @@ def _split(
 def split_rows(first, last, basis, sizes, active, rest, weights):  # type: ignore[no-untyped-def]
     """The same for rows `first` to `last`: a basis is read from memory once."""
     for at in range(first, last):
-        vectors = basis[active[at]]
-        size = sizes[active[at]]
-        row = rest[at]
-        before = math.sqrt(dot(row, row))
-        for _ in range(2):
-            parts = weights[at].copy()
-            for p in range(size):
-                parts[p] = dot(vectors[p], row)
-                weights[at, p] += parts[p]
-            for p in range(size):
-                vector = vectors[p]
-                part = parts[p]
-                for x in range(row.shape[0]):
-                    row[x] -= part * vector[x]
-            after = math.sqrt(dot(row, row))
-            if after >= AGAIN * before:
-                break
+        split(basis[active[at]], sizes[active[at]], rest[at], weights[at])
+
+
+@kernel
+def split(vectors, size, row, weights):  # type: ignore[no-untyped-def]
+    """Takes what `size` vectors hold of a row from it, and writes how much that is of each."""
+    weights[:size] = 0
+    before = math.sqrt(dot(row, row))
+    for _ in range(2):
+        parts = np.empty(size, row.dtype)
+        for p in range(size):
+            parts[p] = dot(vectors[p], row)
+            weights[p] += parts[p]
+        for p in range(size):
+            vector = vectors[p]
+            part = parts[p]
+            for x in range(row.shape[0]):
+                row[x] -= part * vector[x]
+        after = math.sqrt(dot(row, row))
+        if after >= AGAIN * before:
+            break
+    return after

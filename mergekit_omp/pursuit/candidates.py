@@ -1,8 +1,9 @@
 """Which atoms may have the largest correlation, from approximate ones with known error bounds.
 
 A tile holds integer products of coarse residuals and coarse atoms. Scaled back, each is off by at
-most a margin; an atom stays a candidate while its correlation plus the margin reaches the largest
-correlation less its margin that was seen so far.
+most a margin; an atom stays a candidate while its correlation plus the margin, its upper bound,
+reaches a floor. The floor is the largest lower bound that was seen so far; or, where a list of the
+best is wanted, it is given, and rises only to keep the list short.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.integer_products import ATOMS, RESIDUALS, multiply
 from mergekit_omp.pursuit.tiles import dot
 
-CAPACITY = 256
+CAPACITY = 512
 """Candidates kept for a residual; where more are left, all atoms are decided exactly."""
 
 
@@ -27,6 +28,13 @@ def compact(picks, uppers, count, floor):  # type: ignore[no-untyped-def]
             uppers[kept] = uppers[x]
             kept += 1
     return kept
+
+
+@kernel
+def shorten(picks, uppers, count, keep, floor):  # type: ignore[no-untyped-def]
+    """Drops all but about the best `keep` candidates; returns how many are left, and the floor."""
+    floor = max(floor, np.sort(uppers[:count])[count - keep])
+    return compact(picks, uppers, count, floor), floor
 
 
 @kernel
@@ -47,14 +55,15 @@ def limit(floor, unit, steepest, widest, extra):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def collect(first, last, products, at, low, row_scale, atoms, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
+def collect(first, last, products, at, low, row_scale, atoms, keep, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
     """Adds the candidates of one tile to those of residuals `first` to `last`.
 
     Row b of the products is residual `first + b`, column at + x atom `order[low + x]`. A
     correlation is `products[b, at + x] * row_scale[first + b] * scale[low + x]`, off by at most
     `extra * scale[low + x] + row_scale[first + b] * margin[low + x]`. A count above what fits says
     that candidates were lost. `atoms` is a tuple: order, scale, margin, the largest scale and the
-    largest margin of each tile, and extra.
+    largest margin of each tile, and extra. `keep` is how many of the best are wanted, 0 for those
+    that may be the largest.
     """
     order, scale, margin, _, _, extra = atoms
     # Slices: indices that start from zero are known not to be negative, as vectors need.
@@ -66,16 +75,20 @@ def collect(first, last, products, at, low, row_scale, atoms, floors, picks, upp
         count = counts[row]
         # Barred atoms are orthogonal to the residual, so they do not raise the floor: `decide`
         # looks after those that are not.
-        for x in range(line.shape[0]):
-            value = abs(np.float32(line[x])) * unit
-            floor = max(floor, (value - extra) * scales[x] - unit * margins[x])
+        if keep == 0:
+            for x in range(line.shape[0]):
+                value = abs(np.float32(line[x])) * unit
+                floor = max(floor, (value - extra) * scales[x] - unit * margins[x])
         for x in range(line.shape[0]):
             value = abs(np.float32(line[x])) * unit
             upper = (value + extra) * scales[x] + unit * margins[x]
             if upper < floor:
                 continue
             if count == picks.shape[1]:
-                count = compact(picks[row], uppers[row], count, floor)
+                if keep == 0:
+                    count = compact(picks[row], uppers[row], count, floor)
+                else:
+                    count, floor = shorten(picks[row], uppers[row], count, keep, floor)
             if count < picks.shape[1]:
                 picks[row, count] = order[low + x]
                 uppers[row, count] = upper
@@ -89,7 +102,7 @@ def collect(first, last, products, at, low, row_scale, atoms, floors, picks, upp
 
 @kernel
 def sweep(  # type: ignore[no-untyped-def]
-    first, last, integers, packed, correction, row_scale, atoms, floors, picks, uppers, counts
+    first, last, integers, packed, correction, row_scale, atoms, keep, floors, picks, uppers, counts
 ):
     """The candidates of residuals `first` to `last` among all packed atoms.
 
@@ -120,6 +133,7 @@ def sweep(  # type: ignore[no-untyped-def]
                         tile * ATOMS,
                         row_scale,
                         atoms,
+                        keep,
                         floors,
                         picks,
                         uppers,
@@ -128,7 +142,9 @@ def sweep(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def collect_strip(first, last, products, low, row_scale, atoms, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
+def collect_strip(  # type: ignore[no-untyped-def]
+    first, last, products, low, row_scale, atoms, keep, floors, picks, uppers, counts
+):
     """The candidates of residuals `first` to `last` among the atoms of several tiles."""
     _, _, _, steepest, widest, extra = atoms
     for at in range(0, products.shape[1], ATOMS):
@@ -145,6 +161,7 @@ def collect_strip(first, last, products, low, row_scale, atoms, floors, picks, u
                     low + at,
                     row_scale,
                     atoms,
+                    keep,
                     floors,
                     picks,
                     uppers,

@@ -10,6 +10,8 @@ Worth it where a processor multiplies 8-bit integers several times faster than f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -38,8 +40,38 @@ def available(problem: Problem) -> bool:
     return integer_products.available() or _torch_is_fast()
 
 
+def in_registers(problem: Problem) -> bool:
+    """Whether our own products are the fastest here: not where there are matrix units (AMX)."""
+    matrix_units = has_instructions("amx_int8") and _torch_is_fast()
+    return available(problem) and integer_products.available() and not matrix_units
+
+
 def _torch_is_fast() -> bool:
     return hasattr(torch, "_int_mm") and has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Candidates of a batch of residuals: floors, and lists of atoms with their upper bounds."""
+
+    floors: np.ndarray
+    picks: np.ndarray
+    uppers: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def empty(cls, batch: int) -> Kept:
+        shape = batch, candidates.CAPACITY
+        return cls(
+            np.zeros(batch, np.float32),
+            np.empty(shape, np.int64),
+            np.empty(shape, np.float32),
+            np.zeros(batch, np.int64),
+        )
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        return self.floors, self.picks, self.uppers, self.counts
 
 
 class EightBit(Search):
@@ -51,8 +83,7 @@ class EightBit(Search):
 
     def __init__(self, problem: Problem, by_torch: bool | None = None) -> None:
         if by_torch is None:
-            matrix_units = has_instructions("amx_int8") and _torch_is_fast()
-            by_torch = matrix_units or not integer_products.available()
+            by_torch = not in_registers(problem)
         self.atoms = problem.atoms
         self.by_torch = by_torch
         self.seed = 0
@@ -71,7 +102,7 @@ class EightBit(Search):
         self.top = problem.atom_norms.amax()
         for first in range(0, count, CHUNK):
             rows = slice(first, first + CHUNK)
-            integers, units = self._rounded(problem.atoms[order[rows]])
+            integers, units = self.rounded(problem.atoms[order[rows]])
             scale[rows] = units / self.top
             signed = integers[: len(units), :dim].bitwise_xor_(SHIFT)
             if by_torch:
@@ -82,6 +113,8 @@ class EightBit(Search):
                 self.coarse[at : at + len(packed)] = packed
                 self.correction[at : at + len(packed)] = correction
         margin = WIDTH * (problem.atom_norms[order] / self.top).float()
+        self.places = np.empty(count, np.int64)
+        self.places[order.numpy()] = np.arange(count)
         heads = np.arange(0, count, ATOMS)
         self.described = (
             order.numpy(),
@@ -95,22 +128,30 @@ class EightBit(Search):
     def find(
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
-        batch = len(barred)
-        integers, scale = self._rounded(residuals)
+        kept = Kept.empty(len(barred))
+        units, _ = self.screen(residuals, kept)
+        best = residuals.new_empty(len(barred))
+        found = torch.empty(len(barred), dtype=torch.int64)
+        arrays = residuals.numpy(), units.numpy(), self.atoms.numpy(), barred.numpy()
+        results = best.numpy(), found.numpy()
+
+        def work(first: int, last: int) -> None:
+            candidates.decide(first, last, *arrays, *kept.arrays, *results)
+
+        in_threads(work, len(barred))
+        return best, found
+
+    def screen(
+        self, residuals: Float[Tensor, "batch dim"], kept: Kept, keep: int = 0
+    ) -> tuple[Float[Tensor, "batch"], np.ndarray]:
+        """Fills `kept` with each residual's candidates; see `candidates.collect` for `keep`.
+
+        Returns what a correlation of 1 in `kept` is, and the scale of each residual's integers.
+        """
+        integers, scale = self.rounded(residuals)
         lengths = torch.linalg.vector_norm(residuals, dim=1)
         row_scale = (scale / lengths).float().numpy()
-        kept = (
-            np.zeros(batch, np.float32),
-            np.empty((batch, candidates.CAPACITY), np.int64),
-            np.empty((batch, candidates.CAPACITY), np.float32),
-            np.zeros(batch, np.int64),
-        )
-        best = residuals.new_empty(batch)
-        found = torch.empty(batch, dtype=torch.int64)
-        closed = barred.numpy()
-        arrays = (residuals.numpy(), (lengths * self.top).numpy(), self.atoms.numpy())
-        results = (best.numpy(), found.numpy())
-        shared = (row_scale, self.described, *kept)
+        shared = (row_scale, self.described, keep, *kept.arrays)
 
         def work(first: int, last: int) -> None:
             if self.by_torch:
@@ -118,11 +159,17 @@ class EightBit(Search):
             else:
                 packed = self.coarse.numpy(), self.correction.numpy()
                 candidates.sweep(first, last, integers.numpy(), *packed, *shared)
-            candidates.decide(first, last, *arrays, closed, *kept, *results)
 
         # Each thread multiplies its own rows, so that none waits for another.
-        in_threads(work, batch, RESIDUALS)
-        return best, found
+        in_threads(work, len(residuals), RESIDUALS)
+        return lengths * self.top, row_scale
+
+    def margins_of(self, kept: Kept, row_scale: np.ndarray) -> np.ndarray:
+        """By how much the upper bounds of candidates may be above their correlations."""
+        order, scale, margin, *_, extra = self.described
+        filled = np.arange(candidates.CAPACITY) < kept.counts[:, None]
+        places = self.places[np.where(filled, kept.picks, order[0])]
+        return extra * scale[places] + row_scale[:, None] * margin[places]
 
     def _sweep_by_torch(
         self, first: int, last: int, integers: Tensor, shared: tuple[object, ...]
@@ -137,7 +184,7 @@ class EightBit(Search):
             torch._int_mm(rows, strip.T, out=products)
             candidates.collect_strip(first, last, products.numpy(), low, *shared)
 
-    def _rounded(self, rows: Float[Tensor, "rows dim"]) -> tuple[Tensor, Float[Tensor, "rows"]]:
+    def rounded(self, rows: Float[Tensor, "rows dim"]) -> tuple[Tensor, Float[Tensor, "rows"]]:
         """Rows as integers times a scale: `integer_products.rows_for` them, filled."""
         count, dim = rows.shape
         integers = integer_products.rows_for(count, dim)

@@ -16,19 +16,22 @@ from torch import Tensor
 from mergekit_omp.pursuit import compiled
 from mergekit_omp.pursuit.compiled import instruction
 from mergekit_omp.pursuit.processor import has_instructions
+from mergekit_omp.pursuit.register_tiles import (
+    COLUMNS,
+    ROWS,
+    VECTOR,
+    Arithmetic,
+    emit,
+    named,
+)
 from mergekit_omp.pursuit.rounding import SHIFT
 
-VECTOR = 16
-"""Sums of 32 bits in a vector; each step adds the products of `FOUR` dimensions to each."""
 FOUR = 4
-VECTORS = 3
-ATOMS = VECTORS * VECTOR
+"""Dimensions in a step: each sum takes the products of so many unsigned and signed bytes."""
+ATOMS = COLUMNS
 """Atoms in a tile."""
-RESIDUALS = 8
-"""Residuals at a time: with three vectors of atoms they fill the registers."""
-INSTRUCTION = "llvm.x86.avx512.vpdpbusd.512"
-"""Adds to each of 16 sums the products of four unsigned and four signed bytes."""
-ABSOLUTE = "llvm.abs.v16i32"
+RESIDUALS = ROWS
+"""Residuals at a time."""
 
 
 def available() -> bool:
@@ -64,84 +67,30 @@ def rows_for(residuals: int, dim: int) -> UInt8[Tensor, "rows dims"]:
 
 
 def _emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """The code of `multiply`: one loop over the fours, with all sums in registers."""
     from llvmlite import ir
 
-    arrays = [
+    residuals, tile, correction, limits, out = (
         context.make_array(kind)(context, builder, value)
         for kind, value in zip(signature.args, arguments, strict=True)
-    ]
-    residuals, tile, correction, limits, out = arrays
-    long, word = ir.IntType(64), ir.IntType(32)
+    )
+    word = ir.IntType(32)
     vector = ir.VectorType(word, VECTOR)
-    # Older signature of the two; releases of LLVM that know another translate it.
-    dot = builder.module.globals.get(INSTRUCTION) or ir.Function(
-        builder.module, ir.FunctionType(vector, [vector] * 3), INSTRUCTION
-    )
-    count = builder.extract_value(tile.shape, 0)
-    stride = builder.udiv(builder.extract_value(residuals.strides, 0), long(FOUR))
-    words = builder.bitcast(residuals.data, word.as_pointer())
-    rows = [builder.gep(words, [builder.mul(stride, long(row))]) for row in range(RESIDUALS)]
-    tiles, starts, ends = (
-        builder.bitcast(array.data, vector.as_pointer()) for array in (tile, correction, out)
-    )
-    bounds = builder.bitcast(limits.data, word.as_pointer())
-    begun = [builder.load(builder.gep(starts, [long(at)]), align=FOUR) for at in range(VECTORS)]
-    before = builder.block
-    loop = builder.append_basic_block("fours")
-    after = builder.append_basic_block("whole")
-    builder.branch(loop)
 
-    builder.position_at_end(loop)
-    step = builder.phi(long)
-    step.add_incoming(long(0), before)
-    sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(RESIDUALS)]
-    base = builder.mul(step, long(VECTORS))
-    atoms = [
-        builder.load(builder.gep(tiles, [builder.add(base, long(at))]), align=FOUR)
-        for at in range(VECTORS)
-    ]
-    undefined = ir.Constant(vector, ir.Undefined)
-    everywhere = ir.Constant(vector, [0] * VECTOR)
-    results = []
-    for row, line in zip(rows, sums, strict=True):
-        four = builder.load(builder.gep(row, [step]), align=FOUR)
-        spread = builder.insert_element(undefined, four, word(0))
-        spread = builder.shuffle_vector(spread, undefined, everywhere)
-        results.append(
-            [
-                builder.call(dot, [total, spread, atom])
-                for total, atom in zip(line, atoms, strict=True)
-            ]
-        )
-    following = builder.add(step, long(1))
-    step.add_incoming(following, loop)
-    for line, result in zip(sums, results, strict=True):
-        for total, start, end in zip(line, begun, result, strict=True):
-            total.add_incoming(start, before)
-            total.add_incoming(end, loop)
-    builder.cbranch(builder.icmp_unsigned("<", following, count), loop, after)
+    def multiply_add(builder: Any, total: Any, spread: Any, part: Any) -> Any:
+        # An older signature; releases of LLVM that know another translate it.
+        dot = named(builder, "llvm.x86.avx512.vpdpbusd.512", vector, [vector] * 3)
+        return builder.call(dot, [total, spread, part])
 
-    builder.position_at_end(after)
-    reached = builder.module.globals.get(ABSOLUTE) or ir.Function(
-        builder.module, ir.FunctionType(vector, [vector, ir.IntType(1)]), ABSOLUTE
-    )
-    mask = word(0)
-    for row, result in enumerate(results):
-        sizes = [builder.call(reached, [value, ir.IntType(1)(0)]) for value in result]
-        top = sizes[0]
-        for size in sizes[1:]:
-            top = builder.select(builder.icmp_signed(">", size, top), size, top)
-        bound = builder.load(builder.gep(bounds, [long(row)]), align=FOUR)
-        bound = builder.insert_element(undefined, bound, word(0))
-        bound = builder.shuffle_vector(bound, undefined, everywhere)
-        lanes = builder.bitcast(builder.icmp_signed(">=", top, bound), ir.IntType(VECTOR))
-        some = builder.icmp_unsigned("!=", lanes, ir.IntType(VECTOR)(0))
-        mask = builder.or_(mask, builder.select(some, word(1 << row), word(0)))
-    with builder.if_then(builder.icmp_unsigned("!=", mask, word(0)), likely=False):
-        for at, value in enumerate(value for result in results for value in result):
-            builder.store(value, builder.gep(ends, [long(at)]), align=FOUR)
-    return mask
+    def absolute(builder: Any, value: Any) -> Any:
+        function = named(builder, "llvm.abs.v16i32", vector, [vector, ir.IntType(1)])
+        return builder.call(function, [value, ir.IntType(1)(0)])
+
+    def compare(builder: Any, how: str, left: Any, right: Any) -> Any:
+        return builder.icmp_signed(how, left, right)
+
+    arithmetic = Arithmetic(word, multiply_add, absolute, compare)
+    steps = builder.extract_value(tile.shape, 0)
+    return emit(builder, arithmetic, residuals, tile, steps, correction, limits, out)
 
 
 @instruction

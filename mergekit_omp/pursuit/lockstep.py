@@ -56,21 +56,20 @@ def bytes_per_target(problem: Problem) -> int:
 
 def solve_in_lockstep(problem: Problem, search: Search) -> SparseCode:
     """Solves all targets of a problem at once; time grows with targets x k x atoms x dim."""
-    state = _State(problem, search)
-    while len(state.active):
-        state.advance()
+    state = State(problem)
+    while len(rows := state.active):
+        state.advance(rows, *search.find(state.residuals_of(rows), state.barred_of(rows)))
     return state.finish()
 
 
-class _State:
+class State:
     """A batch in flight. Rows of a tensor are targets; `active` lists those still searching."""
 
-    def __init__(self, problem: Problem, search: Search) -> None:
+    def __init__(self, problem: Problem) -> None:
         targets = problem.targets
         count, dim = targets.shape
         k = problem.sparsity
         self.problem = problem
-        self.search = search
         self.residuals = targets.clone()
         self.basis = targets.new_zeros(count, k, dim)
         self.factor = targets.new_zeros(count, k, k)
@@ -80,13 +79,25 @@ class _State:
         self.barred = (~problem.usable).expand(count, -1).clone()
         self.open = problem.usable.sum().repeat(count)
         live = (problem.target_norms > torch.finfo(targets.dtype).tiny) & (k > 0)
-        live &= bool(problem.usable.any())
-        self.active = live.nonzero().squeeze(1)
+        self.searching = live & bool(problem.usable.any())
+        self.active = self.searching.nonzero().squeeze(1)
 
-    def advance(self) -> None:
-        """Adds one atom to each active target's support, or bars one that cannot serve."""
-        rows = self.active
-        best, picks = self.search.find(self._at(self.residuals), self._at(self.barred))
+    def residuals_of(self, rows: Int64[Tensor, "rows"]) -> Float[Tensor, "rows dim"]:
+        return _rows_of(self.residuals, rows)
+
+    def barred_of(self, rows: Int64[Tensor, "rows"]) -> Bool[Tensor, "rows atoms"]:
+        return _rows_of(self.barred, rows)
+
+    def advance(
+        self,
+        rows: Int64[Tensor, "rows"],
+        best: Float[Tensor, "rows"],
+        picks: Int64[Tensor, "rows"],
+    ) -> Bool[Tensor, "rows"]:
+        """Adds an atom to the supports of active targets, or bars one that cannot serve.
+
+        Returns which were added.
+        """
         atoms = self.problem.atoms[picks]
         weights, directions = orthogonalised(self.basis, self.sizes, rows, atoms)
         heights = torch.linalg.vector_norm(directions, dim=1)
@@ -97,11 +108,13 @@ class _State:
         if not bool(good.all()):
             self._bar(rows[~good], picks[~good], noise[~good])
         self._extend(rows[good], picks[good], weights[good], directions[good], heights[good])
-        self.active = rows[self._searching(rows)]
+        self.refresh(rows)
+        return good
 
-    def _at(self, values: Tensor) -> Tensor:
-        """The rows of active targets; nothing is copied while all are active."""
-        return values if len(self.active) == len(values) else values[self.active]
+    def refresh(self, rows: Int64[Tensor, "rows"]) -> None:
+        """Finds out which of some targets still search."""
+        self.searching[rows] = self._searching(rows)
+        self.active = self.searching.nonzero().squeeze(1)
 
     def _bar(self, rows: Tensor, picks: Tensor, noise: Tensor) -> None:
         """Bars the picks, and all atoms whose correlations are noise: else they come one by one."""
@@ -149,6 +162,11 @@ class _State:
     def _left_by(self, coefficients: Tensor) -> Tensor:
         code = SparseCode(self.indices, coefficients, coefficients.new_zeros(len(coefficients)))
         return self.problem.targets - code.decode(self.problem.atoms)
+
+
+def _rows_of(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows of active targets, in order; nothing is copied while all are asked for."""
+    return values if len(rows) == len(values) else values[rows]
 
 
 def _upper_solve(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pursuit_dictionaries import dictionary
 
-from mergekit_omp.pursuit import compiled, orthogonal_matching_pursuit
+from mergekit_omp.pursuit import compiled, eight_bit, orthogonal_matching_pursuit
 from mergekit_omp.pursuit.batches import in_batches
 from mergekit_omp.pursuit.choice import choose, free_memory
 from mergekit_omp.pursuit.lockstep import Exhaustive, solve_in_lockstep
@@ -34,6 +34,12 @@ def sized(targets: int, atoms: int, dim: int, k: int = 64) -> Problem:
     )
 
 
+@pytest.fixture
+def no_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eight_bit, "available", lambda problem: False)
+
+
+@pytest.mark.usefixtures("no_eight_bits")
 @pytest.mark.parametrize(
     ("budget", "dtype"),
     [(8 << 30, torch.int16), (2 << 30, torch.int8), (1 << 29, None)],
@@ -56,6 +62,7 @@ def test_batches_shrink_with_the_budget() -> None:
     assert batches == sorted(batches) and batches[0] < batches[-1]
 
 
+@pytest.mark.usefixtures("no_eight_bits")
 def test_fast_falls_back_to_what_fits() -> None:
     plan = choose(sized(20_000, 110_000, 2048), "fast", 3 << 30)
     assert plan.verified and plan.search != "gram"
