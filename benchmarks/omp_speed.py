@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import resource
 import time
@@ -20,8 +21,9 @@ import torch
 from dictionaries import embeddings, machine
 from torch import Tensor
 
-from mergekit_omp.pursuit import SparseCode, gram, verification
+from mergekit_omp.pursuit import SparseCode, gram, listed, verification
 from mergekit_omp.pursuit.choice import Plan, choose
+from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.solve import solve_planned
 
@@ -93,6 +95,12 @@ class _Ours:
             (None, 0.0) if self.plan.gram is None else tables.get(self.plan.gram)
         )
         self.whole = whole
+        if self.plan.search == "listed" and self.plan.verified:
+            # What a swap finds out once, for all of its targets.
+            begun = time.perf_counter()
+            found = listed.best_caution(whole, EightBit(whole))
+            self.set_up = time.perf_counter() - begun
+            listed.USUAL_CAUTION = math.inf if found is None else found
         self.solve(whole.subset(torch.arange(2)))  # compiles, or loads what is compiled
 
     def solve(self, part: Problem) -> SparseCode:
@@ -101,14 +109,15 @@ class _Ours:
             return solve_planned(part, self.plan, table=self.table)
 
     def set_up_for(self, targets: int) -> tuple[float, float]:
-        """Seconds for the products that check all targets, and those that the last run took.
+        """Seconds of set-up for all targets, and those of it that the last run took.
 
-        They are with the atoms in use and the targets, and take time in proportion: few targets
-        use few atoms, many use all.
+        Products of the atoms in use and the targets check all guesses, and take time in proportion:
+        few targets use few atoms, many use all.
         """
         atoms = len(self.whole.atoms)
         every = targets + min(atoms, targets * self.whole.sparsity)
-        return self.products.seconds * every / self.products.sources, self.products.seconds
+        products = self.products.seconds * every / self.products.sources
+        return self.set_up + products, self.products.seconds
 
 
 class _Products:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,11 +13,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mergekit_omp.pursuit import blocks
+from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
+from mergekit_omp.pursuit.threads import in_threads
 
 PANEL = 2048
 """Rows of the Gram matrix computed at once."""
+BLOCK = 64
+"""Rows and columns of a panel that stay in the nearest cache while they are mirrored."""
 SHARE = 4
 """Targets that a thread takes at a time."""
 
@@ -73,7 +78,9 @@ def build(problem: Problem, dtype: torch.dtype) -> Gram:
             right = min(left + PANEL, count)
             part = atoms[top:bottom] @ atoms[left:right].T
             if steps:
-                part = part.mul_(steps).round_().clamp_(-steps, steps).to(dtype)
+                fixed = partial(fix, part=part.numpy(), steps=steps, corner=(top, left), out=values)
+                in_threads(fixed, len(part), BLOCK)
+                continue
             table[top:bottom, left:right] = part
             if left > top:
                 table[left:right, top:bottom] = part.T
@@ -83,6 +90,30 @@ def build(problem: Problem, dtype: torch.dtype) -> Gram:
         return Gram(values, scale, norms.numpy(), 0.525 / steps)
     ones = np.ones(count, values.dtype)
     return Gram(values, ones, ones, 0.0)
+
+
+@kernel
+def fix(first, last, part, steps, corner, out):  # type: ignore[no-untyped-def]
+    """Rows `first` to `last` of a panel, and their mirror image, in so many steps from 0 to 1."""
+    top, left = corner
+    scale = part.dtype.type(steps)
+    half = part.dtype.type(0.5)
+    for begin in range(first, last, BLOCK):
+        end = min(begin + BLOCK, last)
+        for low in range(0, part.shape[1], BLOCK):
+            high = min(low + BLOCK, part.shape[1])
+            for i in range(begin, end):
+                line, row = part[i, low:high], out[top + i, left + low : left + high]
+                for x in range(line.shape[0]):
+                    value = min(max(line[x] * scale, -scale), scale)
+                    row[x] = np.int32(value + (half if value > 0 else -half))
+            if top == left:
+                continue
+            for j in range(low, high):
+                row = out[left + j, top + begin : top + end]
+                column = out[top + begin : top + end, left + j]
+                for x in range(row.shape[0]):
+                    row[x] = column[x]
 
 
 @dataclass(frozen=True)
