@@ -33,7 +33,7 @@ WANTED = 250
 """Atoms on a list, about."""
 SAMPLE = 2048
 """Atoms that tell how large a correlation must be for a list of that length."""
-CAUTIONS = (0.8, 1.0, 1.4, 2.0, 3.0)
+CAUTIONS = (1.0, 1.4, 2.0)
 """How far an atom that is not listed is thought to rise when the residual turns: so many times the
 sine of the turn times the correlation at the end of the list. 0: guess on; infinity: never guess."""
 FAST_CAUTION = 1.0
