@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import resource
 import time
@@ -21,7 +20,7 @@ import torch
 from dictionaries import embeddings, machine
 from torch import Tensor
 
-from mergekit_omp.pursuit import SparseCode, gram, listed, verification
+from mergekit_omp.pursuit import SparseCode, caution, gram, verification
 from mergekit_omp.pursuit.choice import Plan, choose
 from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.problem import Problem, prepare
@@ -98,9 +97,10 @@ class _Ours:
         if self.plan.search == "listed" and self.plan.verified:
             # What a swap finds out once, for all of its targets.
             begun = time.perf_counter()
-            found = listed.best_caution(whole, EightBit(whole))
+            found = caution.best_caution(whole, EightBit(whole))
             self.set_up = time.perf_counter() - begun
-            listed.USUAL_CAUTION = math.inf if found is None else found
+            # The slice is too small to try on: it is told.
+            caution.USUAL_CAUTION, caution.LEAST = found, len(whole.targets)
         self.solve(whole.subset(torch.arange(2)))  # compiles, or loads what is compiled
 
     def solve(self, part: Problem) -> SparseCode:

@@ -8,7 +8,6 @@ list may have overtaken them. Whether one has is for `verification` to say.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 
@@ -21,32 +20,19 @@ from mergekit_omp.pursuit import candidates
 from mergekit_omp.pursuit.basis import split
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.eight_bit import EightBit, Kept
-from mergekit_omp.pursuit.lockstep import State, solve_in_lockstep
+from mergekit_omp.pursuit.lockstep import State
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
 from mergekit_omp.pursuit.threads import in_threads
 from mergekit_omp.pursuit.tiles import dot
 
-LOG = logging.getLogger(__package__)
-
 WANTED = 250
 """Atoms on a list, about."""
 SAMPLE = 2048
 """Atoms that tell how large a correlation must be for a list of that length."""
-CAUTIONS = (1.0, 1.4, 2.0)
-"""How far an atom that is not listed is thought to rise when the residual turns: so many times the
-sine of the turn times the correlation at the end of the list. 0: guess on; infinity: never guess."""
-FAST_CAUTION = 1.0
-"""The same where guesses are not checked: other atoms that are nearly as good will do."""
-USUAL_CAUTION = 1.4
-"""The same where targets are too few to try what is best."""
-TRIED = 64
-"""Targets that tell which caution is best, where there are many times as many."""
-WORTH = 0.7
-"""Where guessing saves less than the rest of the sweeps, checking takes more."""
 MEMBER_CAUTION = 2.5
-"""The same for one that is, since it was last looked at; where a list has room for all atoms, all
-are looked at."""
+"""How far one that is listed is thought to rise since it was last looked at, in the same terms;
+where a list has room for all atoms, all are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +47,12 @@ class Trail:
 
 
 def solve_listed(problem: Problem, search: EightBit, caution: float) -> tuple[SparseCode, Trail]:
-    """Solves all targets of a problem at once; every pick but the first may be a guess."""
+    """Solves all targets of a problem at once; every pick but the first may be a guess.
+
+    `caution` is how far an atom that is not listed is thought to rise when the residual turns: so
+    many times the sine of the turn times the correlation at the end of the list. 0: guess on;
+    infinity: never guess.
+    """
     state = State(problem)
     lists = _Lists(problem, search, caution)
     guessed = torch.zeros(state.indices.shape, dtype=torch.bool)
@@ -72,26 +63,6 @@ def solve_listed(problem: Problem, search: EightBit, caution: float) -> tuple[Sp
         lists.guess(rows, state, guessed, largest)
         state.refresh(rows)
     return state.finish(), Trail(guessed, largest, state.factor, state.projections)
-
-
-def best_caution(problem: Problem, search: EightBit) -> float | None:
-    """The caution that takes the fewest sweeps, those for guesses that turn out wrong included.
-
-    None where guessing does not pay.
-    """
-    if len(problem.targets) < 32 * TRIED:
-        return USUAL_CAUTION
-    part = problem.subset(torch.linspace(0, len(problem.targets) - 1, TRIED).long())
-    exact = solve_in_lockstep(part, search)
-    costs = {}
-    for caution in CAUTIONS:
-        code, trail = solve_listed(part, search, caution)
-        wrong = (code.indices != exact.indices).any(dim=1).sum()
-        swept = (trail.projections != 0).sum() - trail.guessed.sum()
-        costs[caution] = float(swept + wrong * problem.sparsity) / TRIED
-    caution = min(costs, key=lambda caution: costs[caution])
-    LOG.debug("sweeps per target by caution: %s", costs)
-    return caution if costs[caution] < WORTH * problem.sparsity else None
 
 
 class _Lists:

@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mergekit_omp.pursuit.batches import in_batches
+from mergekit_omp.pursuit.caution import FAST_CAUTION, best_caution
 from mergekit_omp.pursuit.choice import Plan, check_search, choose, lockstep_batch
 from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.eight_bit import available as has_eight_bit
 from mergekit_omp.pursuit.gram import EXACT, FAST, Gram, build, solve_by_gram
-from mergekit_omp.pursuit.listed import FAST_CAUTION, best_caution, solve_listed
+from mergekit_omp.pursuit.listed import solve_listed
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.screened import Screened

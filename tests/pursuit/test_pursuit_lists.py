@@ -16,9 +16,10 @@ from mergekit_omp.pursuit import (
     eight_bit,
     orthogonal_matching_pursuit,
 )
+from mergekit_omp.pursuit.caution import FAST_CAUTION, best_caution
 from mergekit_omp.pursuit.combinations import combine
 from mergekit_omp.pursuit.eight_bit import EightBit, Kept
-from mergekit_omp.pursuit.listed import FAST_CAUTION, best_caution, solve_listed
+from mergekit_omp.pursuit.listed import solve_listed
 from mergekit_omp.pursuit.lockstep import Exhaustive, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.register_tiles import COLUMNS, ROWS
@@ -85,7 +86,7 @@ def test_every_wrong_guess_is_found_out_and_no_right_one(scale: float) -> None:
 
 def test_wrong_guesses_are_solved_again(monkeypatch: pytest.MonkeyPatch) -> None:
     targets, atoms = dictionary(100, 5000, 128, seed=7)
-    monkeypatch.setattr("mergekit_omp.pursuit.listed.USUAL_CAUTION", 0.0)
+    monkeypatch.setattr("mergekit_omp.pursuit.caution.USUAL_CAUTION", 0.0)
     code = orthogonal_matching_pursuit(targets, atoms, 24, search="listed")
     expected = orthogonal_matching_pursuit(targets, atoms, 24, search="reference")
     assert torch.equal(code.indices, expected.indices)
@@ -100,16 +101,20 @@ def test_an_atom_that_only_the_check_can_see_is_found() -> None:
     assert len(wrong) <= len(differ) + 2
 
 
-def test_a_caution_is_chosen_where_targets_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergekit_omp.pursuit.listed.TRIED", 8)
+def test_guessing_is_given_up_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     targets, atoms = dictionary(300, 3000, 64, seed=3)
     problem = prepare(targets, atoms, 12, None)
-    search = EightBit(problem, by_torch=False)
-    caution = best_caution(problem, search)
-    assert caution is None or caution > 0
+    monkeypatch.setattr("mergekit_omp.pursuit.caution.WORTH", 0.0)
+    assert best_caution(problem, EightBit(problem, by_torch=False)) is None
     code = orthogonal_matching_pursuit(targets, atoms, 12, search="listed")
     part = orthogonal_matching_pursuit(targets[::5], atoms, 12, search="reference")
     assert torch.equal(code.indices[::5], part.indices)
+
+
+def test_a_caution_is_chosen_where_guessing_pays() -> None:
+    targets, atoms = dictionary(300, 6000, 256, seed=2)
+    problem = prepare(targets, atoms, 32, None)
+    assert best_caution(problem, EightBit(problem, by_torch=False)) in (1.0, 1.4, 2.0)
 
 
 def test_unchecked_guesses_are_nearly_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
