@@ -55,49 +55,47 @@ def limit(floor, unit, steepest, widest, extra):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def collect(first, last, products, at, low, row_scale, atoms, keep, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
-    """Adds the candidates of one tile to those of residuals `first` to `last`.
+def collect(line, low, row, row_scale, atoms, keep, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
+    """Adds the candidates of one tile to those of a residual.
 
-    Row b of the products is residual `first + b`, column at + x atom `order[low + x]`. A
-    correlation is `products[b, at + x] * row_scale[first + b] * scale[low + x]`, off by at most
-    `extra * scale[low + x] + row_scale[first + b] * margin[low + x]`. A count above what fits says
-    that candidates were lost. `atoms` is a tuple: order, scale, margin, the largest scale and the
+    `line` are the residual's products with the tile, entry x with atom `order[low + x]`. A
+    correlation is `line[x] * row_scale[row] * scale[low + x]`, off by at most
+    `extra * scale[low + x] + row_scale[row] * margin[low + x]`. A count above what fits says that
+    candidates were lost. `atoms` is a tuple: order, scale, margin, the largest scale and the
     largest margin of each tile, and extra. `keep` is how many of the best are wanted, 0 for those
     that may be the largest.
     """
     order, scale, margin, _, _, extra = atoms
     # Slices: indices that start from zero are known not to be negative, as vectors need.
     scales, margins = scale[low : low + ATOMS], margin[low : low + ATOMS]
-    for row in range(first, last):
-        line = products[row - first, at : at + scales.shape[0]]
-        unit = row_scale[row]
-        floor = floors[row]
-        count = counts[row]
-        # Barred atoms are orthogonal to the residual, so they do not raise the floor: `decide`
-        # looks after those that are not.
-        if keep == 0:
-            for x in range(line.shape[0]):
-                value = abs(np.float32(line[x])) * unit
-                floor = max(floor, (value - extra) * scales[x] - unit * margins[x])
-        for x in range(line.shape[0]):
+    unit = row_scale[row]
+    floor = floors[row]
+    count = counts[row]
+    # Barred atoms are orthogonal to the residual, so they do not raise the floor: `decide` looks
+    # after those that are not.
+    if keep == 0:
+        for x in range(scales.shape[0]):
             value = abs(np.float32(line[x])) * unit
-            upper = (value + extra) * scales[x] + unit * margins[x]
-            if upper < floor:
-                continue
-            if count == picks.shape[1]:
-                if keep == 0:
-                    count = compact(picks[row], uppers[row], count, floor)
-                else:
-                    count, floor = shorten(picks[row], uppers[row], count, keep, floor)
-            if count < picks.shape[1]:
-                picks[row, count] = order[low + x]
-                uppers[row, count] = upper
-                count += 1
+            floor = max(floor, (value - extra) * scales[x] - unit * margins[x])
+    for x in range(scales.shape[0]):
+        value = abs(np.float32(line[x])) * unit
+        upper = (value + extra) * scales[x] + unit * margins[x]
+        if upper < floor:
+            continue
+        if count == picks.shape[1]:
+            if keep == 0:
+                count = compact(picks[row], uppers[row], count, floor)
             else:
-                count = picks.shape[1] + 1
-                break
-        floors[row] = floor
-        counts[row] = count
+                count, floor = shorten(picks[row], uppers[row], count, keep, floor)
+        if count < picks.shape[1]:
+            picks[row, count] = order[low + x]
+            uppers[row, count] = upper
+            count += 1
+        else:
+            count = picks.shape[1] + 1
+            break
+    floors[row] = floor
+    counts[row] = count
 
 
 @kernel
@@ -124,21 +122,8 @@ def sweep(  # type: ignore[no-untyped-def]
             mask = multiply(group, packed[tile], correction[tile], limits, products)
             for bit in range(RESIDUALS):
                 if mask >> bit & 1:
-                    row = begin + bit
-                    collect(
-                        row,
-                        row + 1,
-                        products[bit : bit + 1],
-                        0,
-                        tile * ATOMS,
-                        row_scale,
-                        atoms,
-                        keep,
-                        floors,
-                        picks,
-                        uppers,
-                        counts,
-                    )
+                    rest = (row_scale, atoms, keep, floors, picks, uppers, counts)
+                    collect(products[bit], tile * ATOMS, begin + bit, *rest)
 
 
 @kernel
@@ -150,23 +135,11 @@ def collect_strip(  # type: ignore[no-untyped-def]
     for at in range(0, products.shape[1], ATOMS):
         tile = (low + at) // ATOMS
         for row in range(first, last):
-            line = products[row - first : row - first + 1]
+            line = products[row - first, at : at + ATOMS]
             least = limit(floors[row], row_scale[row], steepest[tile], widest[tile], extra)
-            if peak(line[0, at : at + ATOMS]) >= least:
-                collect(
-                    row,
-                    row + 1,
-                    line,
-                    at,
-                    low + at,
-                    row_scale,
-                    atoms,
-                    keep,
-                    floors,
-                    picks,
-                    uppers,
-                    counts,
-                )
+            if peak(line) >= least:
+                rest = (row_scale, atoms, keep, floors, picks, uppers, counts)
+                collect(line, low + at, row, *rest)
 
 
 @kernel

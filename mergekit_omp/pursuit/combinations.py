@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from mergekit_omp.pursuit.compiled import instruction
-from mergekit_omp.pursuit.register_tiles import VECTOR, Arithmetic, emit, named
+from mergekit_omp.pursuit.register_tiles import VECTOR, Arithmetic, arrays_of, emit, named
 
 
 def _emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     from llvmlite import ir
 
-    weights, rows, limits, out = (
-        context.make_array(kind)(context, builder, value)
-        for kind, value in zip(signature.args, arguments, strict=True)
-    )
+    weights, rows, limits, out = arrays_of(context, builder, signature, arguments)
     number = ir.FloatType()
     vector = ir.VectorType(number, VECTOR)
 

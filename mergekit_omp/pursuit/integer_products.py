@@ -21,6 +21,7 @@ from mergekit_omp.pursuit.register_tiles import (
     ROWS,
     VECTOR,
     Arithmetic,
+    arrays_of,
     emit,
     named,
 )
@@ -69,10 +70,7 @@ def rows_for(residuals: int, dim: int) -> UInt8[Tensor, "rows dims"]:
 def _emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     from llvmlite import ir
 
-    residuals, tile, correction, limits, out = (
-        context.make_array(kind)(context, builder, value)
-        for kind, value in zip(signature.args, arguments, strict=True)
-    )
+    residuals, tile, correction, limits, out = arrays_of(context, builder, signature, arguments)
     word = ir.IntType(32)
     vector = ir.VectorType(word, VECTOR)
 

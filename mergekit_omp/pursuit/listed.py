@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mergekit_omp.pursuit import candidates
-from mergekit_omp.pursuit.basis import split
+from mergekit_omp.pursuit.basis import split, take
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.eight_bit import EightBit, Kept
 from mergekit_omp.pursuit.lockstep import State
@@ -289,12 +289,8 @@ def pursue_list(  # type: ignore[no-untyped-def]
             # An atom that cannot serve is barred where it is known to be the largest.
             if best <= limits[0] * length * norm or height <= limits[1] * norm:
                 break
-            for x in range(direction.shape[0]):
-                direction[x] /= height
+            projection = take(direction, height, residual)
             basis[row, size] = direction
-            projection = dot(direction, residual)
-            for x in range(direction.shape[0]):
-                residual[x] -= projection * direction[x]
             for p in range(size):
                 factor[row, p, size] = weights[p]
             factor[row, size, size] = height

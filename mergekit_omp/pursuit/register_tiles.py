@@ -30,6 +30,14 @@ class Arithmetic:
     compare: Callable[[Any, str, Any, Any], Any]
 
 
+def arrays_of(context: Any, builder: Any, signature: Any, arguments: Any) -> list[Any]:
+    """The arguments of an instruction that are Numba's arrays, all of them."""
+    return [
+        context.make_array(kind)(context, builder, value)
+        for kind, value in zip(signature.args, arguments, strict=True)
+    ]
+
+
 def named(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     """One of LLVM's own functions."""
     from llvmlite import ir

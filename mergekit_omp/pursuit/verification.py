@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mergekit_omp.pursuit import integer_products
-from mergekit_omp.pursuit.basis import split
+from mergekit_omp.pursuit.basis import split, take
 from mergekit_omp.pursuit.blocks import TIE
 from mergekit_omp.pursuit.combinations import combine
 from mergekit_omp.pursuit.compiled import kernel
@@ -385,11 +385,7 @@ def settle(  # type: ignore[no-untyped-def]
                 direction = basis[size]
                 direction[:] = atoms[supports[target, size]]
                 height = split(basis, size, direction, weights)
-                for x in range(direction.shape[0]):
-                    direction[x] /= height
-                projection = dot(direction, residual)
-                for x in range(direction.shape[0]):
-                    residual[x] -= projection * direction[x]
+                take(direction, height, residual)
                 size += 1
             for note in range(counts[target]):
                 if where[target, note] == row - begin:
