@@ -19,7 +19,7 @@ def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
         if finder is not sys.modules[__name__] and hasattr(finder, "find_spec"):
             spec = finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
-                from mergekit_omp.plugin import ActivatingLoader
+                from mergekit_omp.plugin.hooks import ActivatingLoader
 
                 spec.loader = ActivatingLoader(spec.loader)  # type: ignore[assignment]
                 return spec
@@ -37,8 +37,8 @@ def install() -> None:
     if disabled() or finder in sys.meta_path:
         return
     if _SEAM in sys.modules:
-        from mergekit_omp import plugin
+        from mergekit_omp.plugin import hooks
 
-        plugin.activate()
+        hooks.activate()
     else:
         sys.meta_path.insert(0, finder)

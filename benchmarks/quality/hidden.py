@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.quality.merging import config
 from benchmarks.quality.methods import Method
-from mergekit_omp import vocabularies
+from mergekit_omp.models import tokenizers as model_tokenizers
 from mergekit_omp.vocabulary import Kind, Vocabulary, align
 from mergekit_omp.vocabulary.segmentation import Segmenter
 
@@ -128,12 +128,12 @@ class HiddenTokens:
 
     @contextmanager
     def _hiding(self) -> Iterator[None]:
-        read = vocabularies.read_vocabulary
+        read = model_tokenizers.read_vocabulary
 
         def reading(tokenizer: Any, name: str) -> Vocabulary:
             return self._without if name == str(self.base) else read(tokenizer, name)
 
-        with mock.patch.object(vocabularies, "read_vocabulary", reading):
+        with mock.patch.object(model_tokenizers, "read_vocabulary", reading):
             yield
 
 

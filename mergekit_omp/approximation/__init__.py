@@ -4,7 +4,7 @@ from mergekit_omp.approximation.anchors import WITHOUT_DONOR_ROWS
 from mergekit_omp.approximation.base import (
     AnchorCoding,
     Approximation,
-    DonorSpace,
+    CodingInputs,
     Needs,
     Part,
     Problem,
@@ -26,7 +26,7 @@ __all__ = [
     "AnchorCoding",
     "Approximation",
     "Code",
-    "DonorSpace",
+    "CodingInputs",
     "FactoredCode",
     "Needs",
     "Part",

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mergekit_omp.approximation.base import DonorSpace
+from mergekit_omp.approximation.base import CodingInputs
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.moments import finite_rows
 
@@ -33,7 +33,7 @@ def usable_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
 
 
 def donor_rows(
-    method: str, space: DonorSpace
+    method: str, space: CodingInputs
 ) -> tuple[
     Float[Tensor, "missing donor_dim"],
     Float[Tensor, "usable_anchors donor_dim"],

@@ -38,7 +38,7 @@ class Needs(str, Enum):
     """What an approximation reads beside the base's own matrix. Only that is loaded."""
 
     DONOR_ROWS = "donor_rows"
-    COMPANION = "companion"
+    OTHER_MATRIX = "other_matrix"
     """The same tokens' rows of the donor's other matrix, where it has two."""
     TEXT = "text"
 
@@ -63,7 +63,7 @@ class Texts:
 
 
 @dataclass(frozen=True, eq=False)
-class DonorSpace:
+class CodingInputs:
     """The part of a problem that is the same for every base model of one vocabulary.
 
     `anchor_rows[i]` is the row of the base's matrix that belongs to `anchors[i]`. Tensors that
@@ -75,10 +75,10 @@ class DonorSpace:
     targets: Float[Tensor, "missing donor_dim"] | None = None
     anchors: Float[Tensor, "anchors donor_dim"] | None = None
     donor: Float[Tensor, "donor_rows donor_dim"] | None = None
-    companion_targets: Float[Tensor, "missing companion_dim"] | None = None
+    other_targets: Float[Tensor, "missing other_dim"] | None = None
     """The donor's rows of the missing tokens in its other matrix (its head, where the space is
     its input embedding); a row that is not there is not finite."""
-    companion_anchors: Float[Tensor, "anchors companion_dim"] | None = None
+    other_anchors: Float[Tensor, "anchors other_dim"] | None = None
     texts: Texts | None = None
     progress: bool = False
 
@@ -89,7 +89,7 @@ class Problem:
 
     part: Part
     base: Float[Tensor, "base_rows base_dim"]
-    space: DonorSpace
+    space: CodingInputs
 
 
 class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
@@ -160,7 +160,7 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
         return Part.INPUT if self.weights_from == "embed" else super().space_part(part)
 
     @abstractmethod
-    def encode(self, space: DonorSpace) -> Code:
+    def encode(self, space: CodingInputs) -> Code:
         """Weights for each missing token, over rows of the *base's* matrix."""
 
     def decode(self, code: Code, problem: Problem) -> Float[Tensor, "missing base_dim"]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from mergekit_omp.approximation.base import DonorSpace
+from mergekit_omp.approximation.base import CodingInputs
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import FactoredCode
 from mergekit_omp.approximation.similarity import SimilarityCoding
@@ -28,7 +28,7 @@ class Clp(SimilarityCoding, frozen=True):
     name: ClassVar[str] = "clp"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2301.09626"
 
-    def encode(self, space: DonorSpace) -> FactoredCode:
+    def encode(self, space: CodingInputs) -> FactoredCode:
         found = self._among_anchors(space)
         dtype = found.dtype
         targets, atoms = found.targets.to(dtype), found.atoms.to(dtype)

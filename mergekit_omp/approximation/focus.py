@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mergekit_omp.approximation.base import DonorSpace
+from mergekit_omp.approximation.base import CodingInputs
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import RaggedCode
 from mergekit_omp.approximation.similarity import SimilarityCoding
@@ -30,7 +30,7 @@ class Focus(SimilarityCoding, frozen=True):
     name: ClassVar[str] = "focus"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2305.14481"
 
-    def encode(self, space: DonorSpace) -> RaggedCode:
+    def encode(self, space: CodingInputs) -> RaggedCode:
         found = self._among_anchors(space)
         atoms = found.atoms.to(found.dtype)
         norms = torch.linalg.vector_norm(atoms, dim=1)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_rows
-from mergekit_omp.approximation.base import AnchorCoding, DonorSpace
+from mergekit_omp.approximation.base import AnchorCoding, CodingInputs
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.parameters import PositiveInt
@@ -40,7 +40,7 @@ class Knn(AnchorCoding, frozen=True):
         "`metric`, by cosine similarity, or as the least squares fit of the token.",
     )
 
-    def encode(self, space: DonorSpace) -> SparseCode:
+    def encode(self, space: CodingInputs) -> SparseCode:
         targets, anchors, rows = donor_rows(self.name, space)
         k = min(self.k, len(anchors))
         if k < self.k:

@@ -79,7 +79,7 @@ class Kriging(Approximation, frozen=True):
 
     @property
     def needs(self) -> frozenset[Needs]:
-        return frozenset({Needs.DONOR_ROWS, Needs.COMPANION, Needs.TEXT})
+        return frozenset({Needs.DONOR_ROWS, Needs.OTHER_MATRIX, Needs.TEXT})
 
     def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
         targets, anchors, rows = donor_rows(self.name, problem.space)
@@ -92,7 +92,7 @@ class Kriging(Approximation, frozen=True):
         pieces = pieces_of_missing(texts)
         in_donor = [
             FeatureBlock.of(Rows.all_finite(anchors), Rows.all_finite(targets)),
-            *self._companion(problem, device),
+            *self._other_matrix(problem, device),
         ]
         spelled = FeatureBlock.of(
             _mean_rows(base, pieces_without_itself(texts, rows.tolist())),
@@ -127,15 +127,15 @@ class Kriging(Approximation, frozen=True):
         result[blank] = mean_row(base)
         return result
 
-    def _companion(self, problem: Problem, device: torch.device) -> list[FeatureBlock]:
+    def _other_matrix(self, problem: Problem, device: torch.device) -> list[FeatureBlock]:
         """The donor's other matrix, where it has two."""
         space = problem.space
-        if space.anchors is None or space.companion_anchors is None:
+        if space.anchors is None or space.other_anchors is None:
             return []
-        if space.companion_targets is None:
+        if space.other_targets is None:
             return []
-        anchors = space.companion_anchors[usable_rows(space.anchors)].to(device)
-        targets = space.companion_targets.to(device)
+        anchors = space.other_anchors[usable_rows(space.anchors)].to(device)
+        targets = space.other_targets.to(device)
         return [FeatureBlock.of(Rows.all_finite(anchors), Rows.all_finite(targets))]
 
     def _add_local(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mergekit_omp import pursuit
 from mergekit_omp.approximation.anchors import donor_rows
-from mergekit_omp.approximation.base import AnchorCoding, DonorSpace, Problem
+from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Problem
 from mergekit_omp.approximation.codes import Code, working_dtype
 from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.parameters import Bytes, PositiveInt
@@ -76,7 +76,7 @@ class Omp(AnchorCoding, frozen=True):
         wanted = PAPER_K if self.paper else min(max(dimension // 16, LEAST_K), PAPER_K)
         return min(wanted, dimension, anchors)
 
-    def encode(self, space: DonorSpace) -> SparseCode:
+    def encode(self, space: CodingInputs) -> SparseCode:
         targets, atoms, rows = donor_rows(self.name, space)
         dtype = working_dtype(targets, atoms)
         targets, atoms = targets.to(dtype), atoms.to(dtype)

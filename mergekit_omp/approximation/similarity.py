@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_rows, require_anchors
 from mergekit_omp.approximation.auxiliary import VectorsFile, load_vectors
-from mergekit_omp.approximation.base import AnchorCoding, DonorSpace, Needs, Part, Problem, Texts
+from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Needs, Part, Problem, Texts
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import normal_rows
 from mergekit_omp.approximation.parameters import Seed
@@ -66,12 +66,12 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         # Vectors of texts know no parts: input and head have one code.
         return Part.INPUT if self.auxiliary else super().space_part(part)
 
-    def _texts(self, space: DonorSpace) -> Texts:
+    def _texts(self, space: CodingInputs) -> Texts:
         if space.texts is None:
             raise ValueError(f"{self.name} needs the tokens' texts: give the space its `texts`")
         return space.texts
 
-    def _among_anchors(self, space: DonorSpace) -> Similarities:
+    def _among_anchors(self, space: CodingInputs) -> Similarities:
         """Missing tokens against anchors."""
         if self.auxiliary is None:
             targets, atoms, rows = donor_rows(self.name, space)
@@ -80,7 +80,7 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         require_anchors(self.name, len(rows))
         return self._by_vectors(space, rows)
 
-    def _by_vectors(self, space: DonorSpace, rows: Int64[Tensor, "candidates"]) -> Similarities:
+    def _by_vectors(self, space: CodingInputs, rows: Int64[Tensor, "candidates"]) -> Similarities:
         """Missing tokens against the base's rows `rows`, by the vectors of their texts."""
         assert self.auxiliary is not None
         texts = self._texts(space)

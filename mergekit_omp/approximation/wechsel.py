@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_is_missing, require_anchors, usable_rows
-from mergekit_omp.approximation.base import DonorSpace, Needs, Texts
+from mergekit_omp.approximation.base import CodingInputs, Needs, Texts
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import finite_rows
@@ -56,7 +56,7 @@ class Wechsel(SimilarityCoding, frozen=True):
     def copies_shared(self) -> bool:
         return self.copy_shared
 
-    def encode(self, space: DonorSpace) -> SparseCode:
+    def encode(self, space: CodingInputs) -> SparseCode:
         found = self._among_base_tokens(space)
         k = min(self.neighbors, len(found.atoms))
         dtype, device = found.dtype, found.targets.device
@@ -83,7 +83,7 @@ class Wechsel(SimilarityCoding, frozen=True):
             residuals[block] = torch.linalg.vector_norm(left, dim=1)
         return SparseCode(indices=indices, coefficients=coefficients, residual_norms=residuals)
 
-    def _among_base_tokens(self, space: DonorSpace) -> Similarities:
+    def _among_base_tokens(self, space: CodingInputs) -> Similarities:
         texts = self._texts(space)
         rows = torch.tensor(_emitted(texts, space.anchor_rows), dtype=torch.int64)
         require_anchors(self.name, len(rows))
@@ -116,7 +116,7 @@ def _emitted(texts: Texts, anchor_rows: Tensor) -> list[int]:
 
 
 def _donor_vectors(
-    space: DonorSpace, texts: Texts, rows: Int64[Tensor, "candidates"]
+    space: CodingInputs, texts: Texts, rows: Int64[Tensor, "candidates"]
 ) -> Float[Tensor, "candidates donor_dim"]:
     """The donor's row of each anchor, and the mean of its rows of the pieces of other tokens.
 

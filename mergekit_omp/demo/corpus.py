@@ -1,6 +1,6 @@
 """Text that every CPython carries: its manual, docstrings, code, and some arithmetic.
 
-The demo needs text to train on and text to test on, without a download. Sources are read in a
+The demo needs text to train on and text to test on, without a download. MergeInputs are read in a
 fixed order, so one Python version always gives the same corpus. Held-out documents are spread
 over all sources, and a paragraph that one of them contains is kept out of training.
 """
@@ -50,7 +50,7 @@ class CorpusSpec:
     """How much of the standard library to read.
 
     Every `keep_every`-th source is read. Each `code_every`-th module gives its code, the others
-    their docstrings. Sources are cut into documents of about `document_characters`, and every
+    their docstrings. MergeInputs are cut into documents of about `document_characters`, and every
     `held_out_every`-th document of a kind is held out.
     """
 

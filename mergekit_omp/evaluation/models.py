@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from mergekit_omp.evaluation.scoring import positions
-from mergekit_omp.report.id_ranges import read
-from mergekit_omp.report.record import FILE_NAME
+from mergekit_omp.record.id_ranges import read
+from mergekit_omp.record.record import FILE_NAME
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

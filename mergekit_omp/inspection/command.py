@@ -8,8 +8,8 @@ from mergekit.options import MergeOptions
 
 from mergekit_omp.inspection import as_json as json_form
 from mergekit_omp.inspection.as_text import as_text
-from mergekit_omp.inspection.dry_run import dry_run
 from mergekit_omp.inspection.facts import gather
+from mergekit_omp.plugin.rehearsal import dry_run
 
 
 def run(config_file: str, as_json: bool, merge_options: MergeOptions) -> str:

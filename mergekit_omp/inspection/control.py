@@ -15,8 +15,8 @@ from enum import Enum
 import numpy as np
 from mergekit.common import ModelReference
 
-from mergekit_omp.planning import Transplant
-from mergekit_omp.tasks import RowPlan
+from mergekit_omp.transplant.planning import TransplantPlan
+from mergekit_omp.transplant.row_plan import RowPlan
 from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
 
 _TURN_START = (
@@ -89,7 +89,7 @@ class ControlToken:
 
 
 def control_tokens(
-    transplant: Transplant, plan: RowPlan, alignment: Alignment, gained: frozenset[str]
+    transplant: TransplantPlan, plan: RowPlan, alignment: Alignment, gained: frozenset[str]
 ) -> list[ControlToken]:
     """All control tokens of the output, and added markup that found no row, by id.
 
@@ -97,7 +97,7 @@ def control_tokens(
     """
     output, model = transplant.output, alignment.model
     overrides = {row: (source, at) for row, source, at in plan.overrides}
-    copied, unserved = set(plan.copied_to.tolist()), set(plan.unserved.tolist())
+    copied, without_donor_row = set(plan.copied_to.tolist()), set(plan.without_donor_row.tolist())
     roles: dict[int, list[str]] = {}
     for role, i in output.roles.items():
         roles.setdefault(i, []).append(role)
@@ -117,7 +117,7 @@ def control_tokens(
             fate = Fate.ROLE if alignment.match[i] == Match.ROLE else Fate.STRING
             source = model.strings[int(alignment.source[i])]
         else:
-            fate = Fate.MEAN if i in unserved else Fate.APPROXIMATED
+            fate = Fate.MEAN if i in without_donor_row else Fate.APPROXIMATED
         suppressed = bool(alignment.repeated[i]) and i in copied
         named = None if source_model is None else str(source_model)
         played = tuple(roles.get(i, ()))
@@ -125,7 +125,7 @@ def control_tokens(
     return found
 
 
-def _override_source(transplant: Transplant, model: ModelReference | None, row: int) -> str:
+def _override_source(transplant: TransplantPlan, model: ModelReference | None, row: int) -> str:
     if model is None:
         return "a row of zeros"
     strings = transplant.vocabularies.vocabulary(model).strings

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from mergekit_omp.approximation.base import Approximation
 from mergekit_omp.approximation.omp import Omp
-from mergekit_omp.headers import header
-from mergekit_omp.planning import AlignedTensor, Transplant
+from mergekit_omp.models.headers import header
 from mergekit_omp.pursuit.choice import choose
 from mergekit_omp.pursuit.problem import PRECISION, Problem
-from mergekit_omp.tasks import Filling, RowPlan
+from mergekit_omp.transplant.planning import AlignedTensor, TransplantPlan
+from mergekit_omp.transplant.row_plan import ApproximatedRows, RowPlan
 
 BY_SIMILARITY = ("wechsel", "focus", "clp", "knn")
 TIMED_SECONDS = 0.05
@@ -54,7 +54,7 @@ class Step:
     """What the merge will say instead of running, for want of memory or of a search."""
 
 
-def steps(transplant: Transplant) -> list[Step]:
+def steps(transplant: TransplantPlan) -> list[Step]:
     """All approximations of a planned merge, each code counted once."""
     found: list[Step] = []
     seen: set[int] = set()
@@ -69,7 +69,9 @@ def steps(transplant: Transplant) -> list[Step]:
     return found
 
 
-def _step(transplant: Transplant, aligned: AlignedTensor, plan: RowPlan, filling: Filling) -> Step:
+def _step(
+    transplant: TransplantPlan, aligned: AlignedTensor, plan: RowPlan, filling: ApproximatedRows
+) -> Step:
     entry = aligned.entry(plan.model)
     sharing = [p for p in aligned.task.plans if any(_same(f, filling) for f in p.fillings)]
     base = _base_header(aligned, plan.model)
@@ -117,7 +119,7 @@ def _step(transplant: Transplant, aligned: AlignedTensor, plan: RowPlan, filling
     )
 
 
-def _same(one: Filling, other: Filling) -> bool:
+def _same(one: ApproximatedRows, other: ApproximatedRows) -> bool:
     return one is other or (one.encode is not None and one.encode is other.encode)
 
 
@@ -140,7 +142,7 @@ def _size(tensor: Tensor) -> int:
 
 
 def _stand_in(
-    missing: int, anchors: int, dim: int, sparsity: int, double: bool, transplant: Transplant
+    missing: int, anchors: int, dim: int, sparsity: int, double: bool, transplant: TransplantPlan
 ) -> Problem:
     dtype = torch.float64 if double else torch.float32
     device = present(transplant.options.device)

@@ -13,11 +13,11 @@ from mergekit.common import ModelReference
 from transformers import PreTrainedTokenizerBase
 
 from mergekit_omp.inspection.control import ControlToken, control_tokens, counterparts, unmatched
-from mergekit_omp.inspection.dry_run import DryRun
 from mergekit_omp.inspection.estimate import Step, present, seconds_per_multiply_add, steps
 from mergekit_omp.inspection.sample import Reading, read_samples
 from mergekit_omp.inspection.tokens_block import tokens_block
-from mergekit_omp.tasks import RowPlan
+from mergekit_omp.plugin.rehearsal import DryRun
+from mergekit_omp.transplant.row_plan import RowPlan
 from mergekit_omp.vocabulary import (
     Alignment,
     DigitScheme,

@@ -13,7 +13,7 @@ from mergekit_omp.approximation import AnchorCoding, Code, FactoredCode, Needs, 
 from mergekit_omp.pursuit import SparseCode
 from mergekit_omp.report.contents import Anchor
 from mergekit_omp.report.token_text import shown
-from mergekit_omp.tasks import Filling, vocabulary_first
+from mergekit_omp.transplant.row_plan import ApproximatedRows, vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
 
 SHOWN = 4
@@ -21,7 +21,7 @@ SHOWN = 4
 
 
 def anchors_of(
-    filling: Filling,
+    filling: ApproximatedRows,
     places: Int[np.ndarray, "tokens"],
     model: Vocabulary,
 ) -> list[tuple[Anchor, ...]]:

@@ -8,12 +8,12 @@ from mergekit.options import MergeOptions
 
 from mergekit_omp.approximation import APPROXIMATIONS, Needs
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.tokenizers import Vocabularies
 from mergekit_omp.report.contents import Report, Section
 from mergekit_omp.report.out_dir import OutDir
 from mergekit_omp.report.replan import Replanned, replan
 from mergekit_omp.report.sections import Wanted, section
-from mergekit_omp.tasks import vocabulary_first
-from mergekit_omp.vocabularies import Vocabularies
+from mergekit_omp.transplant.row_plan import vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
 
 _WITHOUT_MODELS = (

@@ -19,7 +19,7 @@ from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.report.hidden_texts import hidden_texts
 from mergekit_omp.report.look_alikes import Pairs, look_alikes
-from mergekit_omp.tasks import Filling, SpacePlan, vocabulary_first
+from mergekit_omp.transplant.row_plan import ApproximatedRows, CodingRows, vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
 
 FEWEST = 20
@@ -70,7 +70,7 @@ class HeldOut:
 
 def held_out(
     part: Part,
-    filling: Filling,
+    filling: ApproximatedRows,
     model: Vocabulary,
     donor: Vocabulary,
     missing: list[bytes | None],
@@ -132,15 +132,15 @@ def all_methods(recorded: Approximation) -> list[Approximation]:
 
 
 def _without(
-    plan: SpacePlan,
+    plan: CodingRows,
     pairs: Pairs,
     model: Vocabulary,
     donor: Vocabulary,
     base_rows: int,
     rows: Int64[np.ndarray, "hidden"],
-) -> SpacePlan:
+) -> CodingRows:
     left = np.delete(np.arange(len(plan.anchors)), pairs.hidden)
-    return SpacePlan(
+    return CodingRows(
         targets=plan.anchors[pairs.hidden],
         anchors=plan.anchors[left],
         anchor_rows=plan.anchor_rows[left],

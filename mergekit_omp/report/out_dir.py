@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.report import row_facts
-from mergekit_omp.report.record import FILE_NAME, FORMAT
-from mergekit_omp.report.row_facts import RowFacts
+from mergekit_omp.record import row_facts
+from mergekit_omp.record.record import FILE_NAME, FORMAT
+from mergekit_omp.record.row_facts import RowFacts
 
 CONFIG = "mergekit_config.yml"
 _KEYS = ("merge_method", "approximation", "output", "models", "warnings", "versions")

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from mergekit_omp.approximation import APPROXIMATIONS
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.planning import Transplant
-from mergekit_omp.tasks import AlignedVocabulary, RowPlan, vocabulary_first
+from mergekit_omp.transplant.planning import TransplantPlan
+from mergekit_omp.transplant.row_plan import RowPlan, vocabulary_first
+from mergekit_omp.transplant.tasks import AlignedVocabulary
 from mergekit_omp.vocabulary import Vocabulary
 
 _CANNOT_PLAN = (OSError, RuntimeError, ValueError, KeyError, yaml.YAMLError, SafetensorError)
@@ -85,7 +86,7 @@ def replan(config_yaml: str, options: MergeOptions, method: str | None = None) -
             logging.getLogger("mergekit_omp").setLevel(level)
     except _CANNOT_PLAN as error:
         raise TransplantError(str(error).strip().split("\n")[0]) from error
-    transplant: Transplant = planner._transplant
+    transplant: TransplantPlan = planner._transplant
     tensors = {}
     for weight, task in planner._tensors:
         aligned = getattr(task, "gather_tensors", None)

@@ -11,16 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mergekit_omp.approximation.moments import finite_mean
+from mergekit_omp.record.row_facts import Origin, RowFacts
 from mergekit_omp.report.anchors_of import anchors_of
 from mergekit_omp.report.contents import Anchor, Outlier, Section, TokenFacts
 from mergekit_omp.report.held_out import HeldOut, all_methods, held_out
 from mergekit_omp.report.outliers import Sizes
 from mergekit_omp.report.replan import PlannedRows, Replanned
-from mergekit_omp.report.row_facts import Origin, RowFacts
 from mergekit_omp.report.row_map import row_map
 from mergekit_omp.report.row_norms import row_norms
 from mergekit_omp.report.token_text import shown
-from mergekit_omp.tasks import Filling, vocabulary_first
+from mergekit_omp.transplant.row_plan import ApproximatedRows, vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
 
 WORST = 15
@@ -105,7 +105,7 @@ def _facts_of(rows: PlannedRows | None) -> RowFacts | None:
         plan.rows,
         plan.copied_to,
         [filling.rows for filling in plan.fillings],
-        plan.unserved,
+        plan.without_donor_row,
         plan.overrides,
     )
 
@@ -243,6 +243,6 @@ def _check(
     )
 
 
-def _main_filling(rows: PlannedRows) -> Filling | None:
+def _main_filling(rows: PlannedRows) -> ApproximatedRows | None:
     """The filling of most rows."""
     return max(rows.plan.fillings, key=lambda filling: len(filling.rows), default=None)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mergekit_omp.approximation import DonorSpace, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
 
 LETTERS = [bytes([c]) for c in b"abcdefgh"]
 SHARED = [*LETTERS, b"ab", b"cd", b"ef", b"gh", b" a", b" b", b"abc", b" the"]
@@ -58,7 +58,7 @@ def world(
     return Problem(
         part=part,
         base=base,
-        space=DonorSpace(
+        space=CodingInputs(
             missing=len(missing),
             anchor_rows=torch.tensor([BASE.index(token) for token in SHARED]),
             targets=donor[missing],
@@ -87,12 +87,12 @@ def without_donor(problem: Problem) -> Problem:
 
 def random_space(
     targets: int, anchors: int, dim: int, *, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> DonorSpace:
+) -> CodingInputs:
     """Random rows, without texts; anchor i belongs to row i + 1 of the base."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(targets + anchors, dim, generator=generator, dtype=torch.float64)
     rows = (rows + 0.3).to(dtype)
-    return DonorSpace(
+    return CodingInputs(
         missing=targets,
         anchor_rows=torch.arange(1, anchors + 1),
         targets=rows[:targets],

@@ -20,7 +20,7 @@ from mergekit.tokensurgeon.omp import batch_omp
 from scipy.stats import kstest
 from sklearn.linear_model import Ridge, orthogonal_mp
 
-from mergekit_omp.approximation import DonorSpace, Part, Problem
+from mergekit_omp.approximation import CodingInputs, Part, Problem
 from mergekit_omp.approximation.clp import Clp
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.knn import Knn
@@ -40,7 +40,7 @@ def dense(code: object, anchors: int) -> np.ndarray:
     return code.decode(torch.eye(anchors + 1, dtype=DOUBLE)).numpy()[:, 1:]  # type: ignore[attr-defined]
 
 
-def langsfer_rows(weights: IdentityWeights, space: DonorSpace, base: torch.Tensor) -> np.ndarray:
+def langsfer_rows(weights: IdentityWeights, space: CodingInputs, base: torch.Tensor) -> np.ndarray:
     """langsfer's weighted average of the base's rows of the anchors."""
     matrix = weights.apply(CosineSimilarity().apply(space.targets.numpy(), space.anchors.numpy()))
     images = base[space.anchor_rows].numpy()
@@ -106,7 +106,7 @@ def test_wechsel_rows_are_those_of_langsfer(neighbors: int, temperature: float) 
         token: torch.stack([anchor[piece] for piece in spelled]).mean(0)
         for token, spelled in pieces.items()
     }
-    stand_in = DonorSpace(
+    stand_in = CodingInputs(
         missing=space.missing,
         anchor_rows=torch.tensor([space.texts.base.index(token) for token in candidates]),
         targets=space.targets,
@@ -139,7 +139,7 @@ def test_omp_on_normalised_atoms_is_that_of_scikit_learn() -> None:
 def test_centred_omp_is_omp_on_centred_rows() -> None:
     space, base = random_space(40, 300, 32, dtype=DOUBLE), random_base(301, 16, dtype=DOUBLE)
     middle, image = space.anchors.mean(0), base[1:].mean(0)
-    centred = DonorSpace(
+    centred = CodingInputs(
         missing=40,
         anchor_rows=space.anchor_rows,
         targets=space.targets - middle,
@@ -186,7 +186,7 @@ def test_knn_with_more_neighbours_than_anchors_uses_all(caplog: pytest.LogCaptur
 
 
 def test_knn_of_opposite_anchors_has_no_cosine_weights() -> None:
-    space = DonorSpace(
+    space = CodingInputs(
         missing=2,
         anchor_rows=torch.tensor([1, 2]),
         targets=torch.tensor([[-0.1, 0.0], [0.1, 0.0]]),
@@ -220,7 +220,7 @@ def test_linear_recovers_an_affine_map() -> None:
 def test_normal_has_the_moments_of_the_base() -> None:
     mixing = random_base(6, 6, seed=3)
     base = random_base(3000, 6, seed=2) @ mixing + 5
-    space = DonorSpace(missing=40_000, anchor_rows=torch.arange(0))
+    space = CodingInputs(missing=40_000, anchor_rows=torch.arange(0))
     rows = Normal(seed=1).rows(Problem(part=Part.INPUT, base=base, space=space)).double().numpy()
     centre, covariance = base.double().numpy().mean(0), np.cov(base.double().numpy().T)
     whitened = np.linalg.solve(np.linalg.cholesky(covariance), (rows - centre).T)
@@ -241,7 +241,7 @@ def test_normal_differs_by_seed_and_part_but_not_by_base() -> None:
 def test_normal_stays_where_the_rows_are() -> None:
     base = random_base(5, 40)  # fewer rows than dimensions
     base[:, 3] = 2  # and a constant one
-    space = DonorSpace(missing=200, anchor_rows=torch.arange(0))
+    space = CodingInputs(missing=200, anchor_rows=torch.arange(0))
     rows = Normal().rows(Problem(part=Part.INPUT, base=base, space=space))
     centre = base.mean(0)
     span = torch.linalg.qr((base - centre).T).Q

@@ -132,7 +132,7 @@ def test_what_each_method_needs(tmp_path: Path) -> None:
     assert needs == {
         **{name: set() for name in ("mean", "zero", "normal")},
         **{name: {"donor_rows"} for name in ("omp", "focus", "clp", "knn", "linear")},
-        "kriging": {"companion", "donor_rows", "text"},
+        "kriging": {"other_matrix", "donor_rows", "text"},
         "wechsel": {"donor_rows", "text"},
         "subword": {"text"},
     }

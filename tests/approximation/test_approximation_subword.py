@@ -7,7 +7,7 @@ import torch
 from approximation_world import BASE, segmenter, with_space, world
 from mergekit.tokensurgeon.subword import SubwordMethod, subword_approximate
 
-from mergekit_omp.approximation import DonorSpace, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
 from mergekit_omp.approximation.subword import Subword
 
 BASE_TEXTS = [None, b"a", b"b", b"c", b"\xc3", b"\xa9"]
@@ -25,7 +25,7 @@ def problem(*missing: bytes | None, part: Part = Part.INPUT) -> Problem:
     return Problem(
         part=part,
         base=base,
-        space=DonorSpace(missing=len(missing), anchor_rows=torch.arange(0), texts=texts),
+        space=CodingInputs(missing=len(missing), anchor_rows=torch.arange(0), texts=texts),
     )
 
 

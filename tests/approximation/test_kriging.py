@@ -14,7 +14,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import Ridge
 
-from mergekit_omp.approximation import DonorSpace, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.approximation.neighbours import ordinary_kriging, units
 from mergekit_omp.approximation.pieces import pieces_of_missing, pieces_without_itself
@@ -126,18 +126,18 @@ def test_without_neighbours_it_is_the_regression_alone() -> None:
 @given(seeds)
 @settings(max_examples=8, deadline=None)
 def test_turning_the_donors_space_changes_nothing(seed: int) -> None:
-    problem = with_companion(world(seed=seed, dtype=DOUBLE))
+    problem = with_other_matrix(world(seed=seed, dtype=DOUBLE))
     space = problem.space
     turns = [
         torch.linalg.qr(random_base(n, n, seed=seed + n, dtype=DOUBLE)).Q
-        for n in (space.anchors.shape[1], space.companion_anchors.shape[1])
+        for n in (space.anchors.shape[1], space.other_anchors.shape[1])
     ]
     turned = with_space(
         problem,
         targets=space.targets @ turns[0],
         anchors=space.anchors @ turns[0],
-        companion_targets=space.companion_targets @ turns[1] * 5,
-        companion_anchors=space.companion_anchors @ turns[1] * 5,
+        other_targets=space.other_targets @ turns[1] * 5,
+        other_anchors=space.other_anchors @ turns[1] * 5,
     )
     rows = Kriging().rows(problem)
     torch.testing.assert_close(Kriging().rows(turned), rows, rtol=1e-6, atol=1e-7)
@@ -153,40 +153,40 @@ def test_turning_and_moving_the_base_does_so_to_the_rows(seed: int, part: Part) 
     torch.testing.assert_close(Kriging().rows(moved), expected, rtol=1e-6, atol=1e-7)
 
 
-def with_companion(problem: Problem, dim: int = 10) -> Problem:
+def with_other_matrix(problem: Problem, dim: int = 10) -> Problem:
     """The problem of a donor with a second matrix."""
     space = problem.space
     rows = random_base(space.missing + len(space.anchor_rows), dim, seed=9, dtype=DOUBLE)
     rows = rows.to(problem.base.dtype)
     return with_space(
-        problem, companion_targets=rows[: space.missing], companion_anchors=rows[space.missing :]
+        problem, other_targets=rows[: space.missing], other_anchors=rows[space.missing :]
     )
 
 
 def test_the_donors_other_matrix_is_used_where_its_rows_are_finite() -> None:
-    problem = with_companion(world())
+    problem = with_other_matrix(world())
     space = problem.space
     rows = Kriging().rows(problem)
     assert not torch.allclose(rows, Kriging().rows(world()))
     broken_targets, broken_anchors = (
-        space.companion_targets.clone(),
-        space.companion_anchors.clone(),
+        space.other_targets.clone(),
+        space.other_anchors.clone(),
     )
     broken_targets[1] = float("nan")
     broken_anchors[2, 3] = float("inf")
-    broken = with_space(problem, companion_targets=broken_targets, companion_anchors=broken_anchors)
+    broken = with_space(problem, other_targets=broken_targets, other_anchors=broken_anchors)
     assert Kriging().rows(broken).isfinite().all()
 
 
 def test_the_other_matrix_tells_what_the_first_does_not() -> None:
-    problem = with_companion(world(seed=2, dtype=DOUBLE), dim=5)
+    problem = with_other_matrix(world(seed=2, dtype=DOUBLE), dim=5)
     space = problem.space
     affine = random_base(5, 12, seed=7, dtype=DOUBLE)
     base = problem.base.clone()
-    base[space.anchor_rows] = space.companion_anchors @ affine
+    base[space.anchor_rows] = space.other_anchors @ affine
     told = dataclasses.replace(problem, base=base)
-    untold = with_space(told, companion_targets=None, companion_anchors=None)
-    truth = space.companion_targets @ affine
+    untold = with_space(told, other_targets=None, other_anchors=None)
+    truth = space.other_targets @ affine
     assert (Kriging().rows(told) - truth).norm() < 0.7 * (Kriging().rows(untold) - truth).norm()
 
 
@@ -259,7 +259,7 @@ def numbers(part: Part) -> Problem:
     return Problem(
         part=part,
         base=random_base(len(base), 12, seed=6),
-        space=DonorSpace(
+        space=CodingInputs(
             missing=len(missing),
             anchor_rows=torch.arange(len(base)),
             targets=rows[len(base) :],

@@ -15,8 +15,8 @@ from mergekit.config import MergeConfiguration
 from mergekit.merge_methods import registered_methods
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 
-from mergekit_omp import plugin
 from mergekit_omp.cli import main as mergekit_omp
+from mergekit_omp.plugin import hooks
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -64,7 +64,7 @@ def members(page: Path) -> tuple[str, list[str]]:
 
 @every_page
 def test_configs_are_mergekits_and_name_methods_that_exist(page: Path) -> None:
-    plugin.activate()
+    hooks.activate()
     methods = {method.spec.name for method in registered_methods()}
     for block in blocks(page, "yaml"):
         content = yaml.safe_load(block)

@@ -22,8 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from mergekit_omp.headers import header
-from mergekit_omp.inspection.dry_run import _loader
+from mergekit_omp.models.headers import header
+from mergekit_omp.plugin.rehearsal import _loader
 
 
 def hollow(path: Path, to: Path) -> Path:

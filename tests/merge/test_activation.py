@@ -44,7 +44,7 @@ def test_importing_the_package_is_light_and_its_names_load_when_used() -> None:
 
 def test_planning_a_merge_registers_the_methods_once() -> None:
     code = (
-        "import mergekit.plan, mergekit_omp.plugin as p;"
+        "import mergekit.plan, mergekit_omp.plugin.hooks as p;"
         "from mergekit import merge_methods;"
         "n = len(merge_methods.registered_methods());"
         "p.activate();"

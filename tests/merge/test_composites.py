@@ -11,7 +11,7 @@ from merges import swap
 from merging import tensors
 
 from mergekit_omp.approximation.registry import APPROXIMATIONS
-from mergekit_omp.methods import TransplantMethod
+from mergekit_omp.transplant.methods import TransplantMethod
 
 
 def test_every_registered_method_has_its_composites() -> None:

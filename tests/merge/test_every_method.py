@@ -13,7 +13,7 @@ from merges import merge_here, swap
 from merging import assert_same
 from small_models import load
 
-from mergekit_omp.methods import TransplantMethod
+from mergekit_omp.transplant.methods import TransplantMethod
 
 INNER = {
     method.spec.name: method.spec

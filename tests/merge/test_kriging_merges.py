@@ -12,7 +12,7 @@ import torch
 from merges import swap
 from small_models import load, matrices
 
-from mergekit_omp.approximation import DonorSpace, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.vocabulary import Vocabulary, align
 
@@ -53,13 +53,13 @@ def test_a_swap_is_the_library_on_both_of_the_donors_matrices(
         problem = Problem(
             part=part,
             base=old,
-            space=DonorSpace(
+            space=CodingInputs(
                 missing=len(rows),
                 anchor_rows=torch.from_numpy(found.source[anchors.numpy()]),
                 targets=space[rows],
                 anchors=space[anchors],
-                companion_targets=None if donor_tied else other[rows],
-                companion_anchors=None if donor_tied else other[anchors],
+                other_targets=None if donor_tied else other[rows],
+                other_anchors=None if donor_tied else other[anchors],
                 texts=texts,
             ),
         )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from merges import mergekit_yaml, swap, write_config
 from merging import record
 
-from mergekit_omp.report.id_ranges import read, written
+from mergekit_omp.record.id_ranges import read, written
 
 
 def run(config: dict[str, Any], folder: Path, *options: str) -> str:

@@ -10,8 +10,8 @@ import yaml
 from merges import merge_here, swap
 from merging import record
 
-from mergekit_omp import plugin
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.plugin import hooks
 
 SECTION = "### Tokenizer Transplant"
 
@@ -116,4 +116,4 @@ def test_a_seam_that_has_moved_is_named_before_anything_is_written(
     monkeypatch.setattr(merge, "_mergekit_omp", False, raising=False)
     monkeypatch.delattr(merge, seam)
     with pytest.raises(TransplantError, match=f"lacks mergekit.merge.{seam}"):
-        plugin._wrap_merge()
+        hooks._wrap_merge()

@@ -17,8 +17,8 @@ from merging import record, tensors
 from safetensors.torch import save_file
 from small_models import load, save_model
 
-from mergekit_omp.tasks import AlignedVocabulary
-from mergekit_omp.union import union_tokenizer
+from mergekit_omp.models.union import union_tokenizer
+from mergekit_omp.transplant.tasks import AlignedVocabulary
 
 K = {"k": 4}
 EMBEDDING = "model.embed_tokens.weight"

@@ -23,7 +23,7 @@ from langsfer.high_level import clp_transfer
 from safetensors.torch import save_file
 from wechsel import create_target_embeddings
 
-from mergekit_omp.approximation import DonorSpace, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
 from mergekit_omp.approximation.clp import Clp
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.wechsel import Wechsel
@@ -98,7 +98,7 @@ def problem(base: torch.Tensor, vectors: dict[str, np.ndarray] | None) -> Proble
     return Problem(
         part=Part.INPUT,
         base=base,
-        space=DonorSpace(
+        space=CodingInputs(
             missing=len(MISSING),
             anchor_rows=torch.tensor([BASE.index(word) for word in SHARED]),
             targets=None if rows is None else rows[[DONOR.index(word) for word in MISSING]],

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from mergekit_omp.report import row_facts
+from mergekit_omp.record import row_facts
+from mergekit_omp.record.row_facts import Origin, RowFacts
 from mergekit_omp.report.hidden_texts import hidden_texts
 from mergekit_omp.report.look_alikes import look_alikes
-from mergekit_omp.report.row_facts import Origin, RowFacts
 from mergekit_omp.report.row_map import row_map
 from mergekit_omp.report.token_text import shown
 
@@ -95,9 +95,9 @@ def test_texts_of_tokens_that_differ_are_told_apart() -> None:
 
 def test_facts_of_rows_come_back_and_leave_the_record(tmp_path: Path) -> None:
     plan = SimpleNamespace(
-        rows=9, copied=np.array([0, 3]), new=[np.array([1, 2])], unserved=np.array([4])
+        rows=9, copied=np.array([0, 3]), new=[np.array([1, 2])], without_donor_row=np.array([4])
     )
-    facts = RowFacts.of(plan.rows, plan.copied, plan.new, plan.unserved, [(5, None, 0)])
+    facts = RowFacts.of(plan.rows, plan.copied, plan.new, plan.without_donor_row, [(5, None, 0)])
     facts.relative_residual[[1, 2]] = 0.25
     record = {"models": [{"tensors": []}, {"tensors": [{}, {row_facts.KEY: facts}]}]}
     row_facts.save(str(tmp_path), record)

@@ -46,7 +46,7 @@ class RowFacts:
         rows: int,
         copied: Int[np.ndarray, "copied"],
         approximated: Iterable[Int[np.ndarray, "_some"]],
-        unserved: Int[np.ndarray, "unserved"],
+        without_donor_row: Int[np.ndarray, "without_donor_row"],
         overrides: Iterable[tuple[Any, ...]],
     ) -> RowFacts:
         """Facts without residuals, from the output ids of each kind (`overrides` start with it)."""
@@ -54,7 +54,7 @@ class RowFacts:
         origin[copied] = Origin.COPIED
         for ids in approximated:
             origin[ids] = Origin.APPROXIMATED
-        origin[unserved] = Origin.WITHOUT_DONOR_ROW
+        origin[without_donor_row] = Origin.WITHOUT_DONOR_ROW
         origin[[output_id for output_id, *_ in overrides]] = Origin.OVERRIDDEN
         return cls(origin, np.full(rows, np.nan, dtype=np.float32))
 

@@ -24,7 +24,7 @@ from transformers import PretrainedConfig
 
 from mergekit_omp.approximation.anchors import usable_rows
 from mergekit_omp.approximation.base import Part
-from mergekit_omp.headers import header, weights_are_read
+from mergekit_omp.models.headers import header, weights_are_read
 
 PER_LAYER = "embed_tokens_per_layer.weight"
 """A second input embedding, a row for all layers (Gemma 3n and 4), which mergekit does not mark."""

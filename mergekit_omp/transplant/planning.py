@@ -21,11 +21,15 @@ from mergekit.options import MergeOptions
 from mergekit.tokenizer import PermutedVocabulary
 from mergekit.tokenizer.config import TokenEmbeddingConfig
 
-from mergekit_omp import output
 from mergekit_omp.approximation.base import Part
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.headers import weights_are_read
-from mergekit_omp.merge_config import (
+from mergekit_omp.models.headers import weights_are_read
+from mergekit_omp.models.tensors import PER_LAYER, VocabularyTensor, is_tied, vocabulary_parts
+from mergekit_omp.models.tokenizers import Vocabularies, load_tokenizer, read_vocabulary
+from mergekit_omp.models.union import MANY, check_roles, union_tokenizer
+from mergekit_omp.record.record import transplant_record
+from mergekit_omp.transplant import output
+from mergekit_omp.transplant.config import (
     check_modules,
     check_parameters,
     match_donor_rows,
@@ -33,28 +37,16 @@ from mergekit_omp.merge_config import (
     parameter_errors,
     tokenizer_source,
 )
-from mergekit_omp.methods import TransplantMethod
-from mergekit_omp.model_tensors import PER_LAYER, VocabularyTensor, is_tied, vocabulary_parts
-from mergekit_omp.report.record import transplant_record
-from mergekit_omp.row_planning import PlannedTensor, RowPlanner
-from mergekit_omp.sources import Sources, Warnings
-from mergekit_omp.tasks import (
-    AlignedVocabulary,
-    OutputFiles,
-    OutputTokenizer,
-    TensorStatistics,
-    TransplantTokenizer,
-    WriteTransplant,
-)
-from mergekit_omp.union import MANY, check_roles, union_tokenizer
-from mergekit_omp.vocabularies import (
-    Vocabularies,
+from mergekit_omp.transplant.inputs import MergeInputs, Warnings
+from mergekit_omp.transplant.methods import TransplantMethod
+from mergekit_omp.transplant.row_planning import PlannedTensor, RowPlanner
+from mergekit_omp.transplant.tasks import AlignedVocabulary, OutputTokenizer, TransplantTokenizer
+from mergekit_omp.transplant.token_settings import (
     add_configured_tokens,
-    load_tokenizer,
-    read_vocabulary,
     resolve_overrides,
     token_settings,
 )
+from mergekit_omp.transplant.writing import OutputFiles, TensorStatistics, WriteTransplant
 from mergekit_omp.vocabulary import Vocabulary, digit_mismatch
 
 # Configs of outputs whose number of rows is decided here, kept alive by the reference.
@@ -82,7 +74,7 @@ class AlignedTensor:
         return self.entries[list(self.planned.models).index(model)]
 
 
-class Transplant:
+class TransplantPlan:
     """All that one merge's plan gains. Raises TransplantError for what cannot work."""
 
     def __init__(
@@ -113,7 +105,7 @@ class Transplant:
         self.output = self._read_output()
         self._warn_of_gaps()
         self._warn_of_digits()
-        self.sources = Sources(self.output, gained, self.vocabularies, options, self.warnings)
+        self.sources = MergeInputs(self.output, gained, self.vocabularies, options, self.warnings)
         self.rows = self._output_rows()
         overrides = resolve_overrides(settings, self.output, self.models, self.vocabularies)
         owners = [self.base] if self.source == "base" else self.models

@@ -107,7 +107,7 @@ def activate() -> None:
         )
         _active = True
         return
-    from mergekit_omp import methods
+    from mergekit_omp.transplant import methods
 
     methods.register_composites()
     _wrap_referenced_models()
@@ -140,8 +140,8 @@ def _wrap_referenced_models() -> None:
     """For our methods, models in the config's order: mergekit's own is that of a set."""
     from mergekit.config import MergeConfiguration
 
-    from mergekit_omp.merge_config import models_in_order
-    from mergekit_omp.methods import find
+    from mergekit_omp.transplant.config import models_in_order
+    from mergekit_omp.transplant.methods import find
 
     original = MergeConfiguration.referenced_models
 
@@ -155,11 +155,11 @@ def _wrap_referenced_models() -> None:
 def _wrap_planner() -> None:
     from mergekit.plan import MergePlanner
 
-    from mergekit_omp import merge_log
-    from mergekit_omp.merge_config import parameter_errors
-    from mergekit_omp.methods import find
-    from mergekit_omp.planning import Transplant
-    from mergekit_omp.report.summary import planned_facts
+    from mergekit_omp.record.summary import planned_facts
+    from mergekit_omp.transplant import log as merge_log
+    from mergekit_omp.transplant.config import parameter_errors
+    from mergekit_omp.transplant.methods import find
+    from mergekit_omp.transplant.planning import TransplantPlan
 
     original_init = MergePlanner.__init__
     original_plan = MergePlanner._plan
@@ -175,8 +175,8 @@ def _wrap_planner() -> None:
             return
         _wrap_merge()
         merge_log.begin(quiet=options.quiet)
-        with merge_log.speaking():
-            transplant = Transplant(config, method, options, arch_info, out_model_config)
+        with merge_log.log_scope():
+            transplant = TransplantPlan(config, method, options, arch_info, out_model_config)
             original_init(self, config, arch_info, options, out_model_config)
         self._tokenizer_task = transplant.tokenizer_task()
         self._transplant = transplant
@@ -193,14 +193,14 @@ def _wrap_planner() -> None:
     def _plan(self: Any) -> None:
         original_plan(self)
         if self._transplant is not None:
-            with merge_log.speaking():
+            with merge_log.log_scope():
                 self._tensors = self._transplant.align(self._tensors)
 
     @functools.wraps(original_to_disk)
     def plan_to_disk(self: Any, out_path: str) -> Any:
         if self._transplant is None:
             return original_to_disk(self, out_path)
-        with merge_log.speaking():
+        with merge_log.log_scope():
             self._transplant.check_out_path(out_path)
             tasks = original_to_disk(self, out_path)
             write = self._transplant.write_task(out_path)
@@ -241,7 +241,7 @@ def _wrap_vocabulary_size(merge: Any) -> None:
     """mergekit writes the number of tokens; with gaps in the ids there are more rows."""
     from mergekit.common import set_config_value
 
-    from mergekit_omp.planning import planned_rows
+    from mergekit_omp.transplant.planning import planned_rows
 
     original = merge._update_config_vocab
 
@@ -257,7 +257,7 @@ def _wrap_vocabulary_size(merge: Any) -> None:
 
 def _wrap_card(merge: Any) -> None:
     """mergekit's model card, with a section on the transplant."""
-    from mergekit_omp.report.model_card import with_transplant
+    from mergekit_omp.record.model_card import with_transplant
 
     original = merge.generate_card
 
@@ -280,7 +280,7 @@ def _wrap_last_step(merge: Any) -> None:
     """A summary on the terminal after the last step of every merge."""
     import click
 
-    from mergekit_omp.report.summary import summary
+    from mergekit_omp.record.summary import summary
 
     original = merge._copy_tagalong_files
 

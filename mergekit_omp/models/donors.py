@@ -11,7 +11,7 @@ from mergekit.options import MergeOptions
 from mergekit_omp.approximation.anchors import WITHOUT_DONOR_ROWS
 from mergekit_omp.approximation.base import Part
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.model_tensors import VocabularyTensor, architecture_of, vocabulary_tensors
+from mergekit_omp.models.tensors import VocabularyTensor, architecture_of, vocabulary_tensors
 from mergekit_omp.vocabulary import Vocabulary
 
 

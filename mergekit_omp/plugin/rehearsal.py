@@ -24,10 +24,10 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 from transformers import PreTrainedTokenizerBase
 
-from mergekit_omp.headers import fetch_index, headers_only
-from mergekit_omp.merge_config import TokenizerSource, models_in_order, tokenizer_source
-from mergekit_omp.methods import find
-from mergekit_omp.planning import Transplant
+from mergekit_omp.models.headers import fetch_index, headers_only
+from mergekit_omp.transplant.config import TokenizerSource, models_in_order, tokenizer_source
+from mergekit_omp.transplant.methods import find
+from mergekit_omp.transplant.planning import TransplantPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class DryRun:
     """A planned merge. `tokenizer` is the output's, with the chat template that it will have."""
 
     config: MergeConfiguration
-    transplant: Transplant
+    transplant: TransplantPlan
     tokenizer: PreTrainedTokenizerBase
 
 
@@ -68,7 +68,7 @@ def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun | None:
         dtype_from_name(dtype)
     if ours is None:
         return None
-    transplant: Transplant = planner._transplant
+    transplant: TransplantPlan = planner._transplant
     merge._set_chat_template(transplant.tokenizer, config)
     return DryRun(config, transplant, transplant.tokenizer)
 

@@ -8,11 +8,11 @@ import numpy as np
 from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
 
-from mergekit_omp.donors import Donor, load_donor
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.model_tensors import Rows, VocabularyTensor, read_rows
-from mergekit_omp.union import claim_gained
-from mergekit_omp.vocabularies import Vocabularies
+from mergekit_omp.models.donors import Donor, load_donor
+from mergekit_omp.models.tensors import Rows, VocabularyTensor, read_rows
+from mergekit_omp.models.tokenizers import Vocabularies
+from mergekit_omp.models.union import claim_gained
 from mergekit_omp.vocabulary import Alignment, Kind, Vocabulary, align
 
 LOG = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Warnings:
                 LOG.warning("%s", message)
 
 
-class Sources:
+class MergeInputs:
     """Vocabularies, alignments, rows and donors of one merge."""
 
     def __init__(

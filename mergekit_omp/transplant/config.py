@@ -12,7 +12,7 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.methods import MATCH_DONOR_ROWS, TransplantMethod
+from mergekit_omp.transplant.methods import MATCH_DONOR_ROWS, TransplantMethod
 
 TokenizerSource: TypeAlias = ModelReference | Literal["union", "base"]
 

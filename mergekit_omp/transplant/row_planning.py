@@ -13,11 +13,11 @@ from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 
 from mergekit_omp.approximation.base import AnchorCoding, Approximation, Needs, Part, Texts
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.merge_config import TokenizerSource
-from mergekit_omp.model_tensors import VocabularyTensor
-from mergekit_omp.sources import Sources
-from mergekit_omp.tasks import EncodeMissing, Filling, RowPlan, SpacePlan
-from mergekit_omp.vocabularies import Override
+from mergekit_omp.models.tensors import VocabularyTensor
+from mergekit_omp.transplant.config import TokenizerSource
+from mergekit_omp.transplant.inputs import MergeInputs
+from mergekit_omp.transplant.row_plan import ApproximatedRows, CodingRows, EncodeMissing, RowPlan
+from mergekit_omp.transplant.token_settings import Override
 from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
 
 
@@ -33,7 +33,7 @@ class PlannedTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Donated:
+class DonorRows:
     """What one donor has for the missing rows of one tensor."""
 
     model: ModelReference
@@ -41,7 +41,7 @@ class _Donated:
     tensor: VocabularyTensor | None
     ids: np.ndarray
     """Its id for each output id, -1 where it has no usable row."""
-    companion: VocabularyTensor | None = None
+    other_matrix: VocabularyTensor | None = None
     """Its other matrix, where there is one and the approximation asks for it."""
 
 
@@ -50,7 +50,7 @@ class RowPlanner:
 
     def __init__(
         self,
-        sources: Sources,
+        sources: MergeInputs,
         source: TokenizerSource,
         owners: list[ModelReference],
         overrides: list[Override],
@@ -123,14 +123,14 @@ class RowPlanner:
                     "anchors": len(anchors),
                 }
             )
-        unserved = np.flatnonzero(left)
-        self._warn_of(unserved, models)
+        without_donor_row = np.flatnonzero(left)
+        self._warn_of(without_donor_row, models)
         counts = {
             **asdict(alignment.counts),
             "padding": alignment.counts.padding + self.rows - self.output.size,
             "copied": int(copied.sum()),
             "approximated": sum(len(filling.rows) for filling in fillings),
-            "without_donor_row": len(unserved),
+            "without_donor_row": len(without_donor_row),
             "overridden": len(overridden),
             "rows": self.rows,
         }
@@ -142,7 +142,7 @@ class RowPlanner:
                 copied_to=np.flatnonzero(copied),
                 copied_from=alignment.source[copied],
                 fillings=tuple(fillings),
-                unserved=unserved,
+                without_donor_row=without_donor_row,
                 overrides=tuple(
                     (o.output_id, o.model, self._override_row(o, tensor)) for o in overrides
                 ),
@@ -195,7 +195,7 @@ class RowPlanner:
 
     def _donors(
         self, part: Part, approximation: Approximation, tied: bool, vocabulary: Vocabulary
-    ) -> list[_Donated]:
+    ) -> list[DonorRows]:
         """The donors of one vocabulary in their order, with what each has."""
         if isinstance(self.source, ModelReference):
             models = [self.source]
@@ -209,7 +209,7 @@ class RowPlanner:
         for model in models:
             if Needs.DONOR_ROWS not in approximation.needs:
                 own = self.sources.vocabularies.vocabulary(model)
-                donated.append(_Donated(model, own, None, self.sources.donor_ids(own)))
+                donated.append(DonorRows(model, own, None, self.sources.donor_ids(own)))
                 continue
             donor = self.sources.donor(model, approximation.name)
             space = approximation.space_part(part)
@@ -218,11 +218,11 @@ class RowPlanner:
             rows = self.sources.donor_rows(tensor)
             ids = self.sources.donor_ids(donor.vocabulary, rows.count)
             ids[(ids >= 0) & ~rows.usable[np.maximum(ids, 0)]] = -1
-            companion = None
-            if Needs.COMPANION in approximation.needs:
+            other_matrix = None
+            if Needs.OTHER_MATRIX in approximation.needs:
                 other = donor.tensor(Part.HEAD if tensor.part == Part.INPUT else Part.INPUT)
-                companion = other if other != tensor else None
-            donated.append(_Donated(model, donor.vocabulary, tensor, ids, companion))
+                other_matrix = other if other != tensor else None
+            donated.append(DonorRows(model, donor.vocabulary, tensor, ids, other_matrix))
         return donated
 
     def _filling(
@@ -231,10 +231,10 @@ class RowPlanner:
         approximation: Approximation,
         alignment: Alignment,
         base_rows: int,
-        donated: _Donated,
+        donated: DonorRows,
         served: np.ndarray,
         anchors: np.ndarray,
-    ) -> Filling:
+    ) -> ApproximatedRows:
         if donated.tensor is not None and not len(anchors):
             raise TransplantError(
                 f"{approximation.name!r} writes missing tokens in terms of tokens that "
@@ -251,14 +251,17 @@ class RowPlanner:
                 segment_in_base=alignment.model.segment,
                 segment_in_donor=donated.vocabulary.segment,
             )
-        plan = SpacePlan(
+        plan = CodingRows(
             targets=donated.ids[served],
             anchors=donated.ids[anchors],
             anchor_rows=alignment.source[anchors],
             texts=texts,
             progress=not self.sources.options.quiet,
         )
-        load, companion = donated.tensor.load_task() if donated.tensor else None, donated.companion
+        load, other_matrix = (
+            donated.tensor.load_task() if donated.tensor else None,
+            donated.other_matrix,
+        )
         axis = (donated.tensor.weight.vocabulary_axis or 0) if donated.tensor else 0
         encode = None
         if isinstance(approximation, AnchorCoding):
@@ -273,7 +276,7 @@ class RowPlanner:
                 donor=load, donor_axis=axis, approximation=approximation, plan=plan
             )
             encode = self._codes.setdefault(key, task)
-        return Filling(
+        return ApproximatedRows(
             rows=served,
             approximation=approximation,
             part=part,
@@ -281,8 +284,8 @@ class RowPlanner:
             donor=load,
             donor_axis=axis,
             encode=encode,
-            companion=companion.load_task() if companion else None,
-            companion_axis=(companion.weight.vocabulary_axis or 0) if companion else 0,
+            other_matrix=other_matrix.load_task() if other_matrix else None,
+            other_axis=(other_matrix.weight.vocabulary_axis or 0) if other_matrix else 0,
         )
 
     def _override_row(self, override: Override, tensor: PlannedTensor) -> int:
@@ -301,12 +304,12 @@ class RowPlanner:
             )
         return override.row
 
-    def _warn_of(self, unserved: np.ndarray, models: list[ModelReference]) -> None:
-        if not len(unserved):
+    def _warn_of(self, without_donor_row: np.ndarray, models: list[ModelReference]) -> None:
+        if not len(without_donor_row):
             return
-        tokens = ", ".join(repr(self.output.strings[i]) for i in unserved[:3])
+        tokens = ", ".join(repr(self.output.strings[i]) for i in without_donor_row[:3])
         self.sources.warnings.add(
-            f"{len(unserved)} token(s) that {', '.join(map(str, models))} lack(s) have no usable "
-            f"row in a donor ({tokens}{', ...' if len(unserved) > 3 else ''}): they get the mean "
+            f"{len(without_donor_row)} token(s) that {', '.join(map(str, models))} lack(s) have no usable "
+            f"row in a donor ({tokens}{', ...' if len(without_donor_row) > 3 else ''}): they get the mean "
             "of the model's rows."
         )

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from mergekit.card import maybe_link_hf
 
-from mergekit_omp.report.facts import PARTS, listed, tokenizer_of
-from mergekit_omp.report.record import FILE_NAME
+from mergekit_omp.record.record import FILE_NAME
+from mergekit_omp.record.sentences import PARTS, listed, tokenizer_of
 
 _CONFIGURATION = "\n### Configuration\n"
 _COLUMNS = (

@@ -41,7 +41,7 @@ _speaking: ContextVar[tuple[MergeLog, bool] | None] = ContextVar("merge", defaul
 
 
 def begin(*, quiet: bool) -> MergeLog:
-    """The log of a merge that is about to be planned; `speaking` uses the latest."""
+    """The log of a merge that is about to be planned; `log_scope` uses the latest."""
     global _latest
     _latest = MergeLog(quiet=quiet)
     # A filter of a logger is not asked about what its children say.
@@ -57,7 +57,7 @@ def run_warnings() -> list[str]:
 
 
 @contextmanager
-def speaking(*, running: bool = False) -> Iterator[None]:
+def log_scope(*, running: bool = False) -> Iterator[None]:
     """Within it, what the package logs in this thread belongs to the merge."""
     if _latest is None:
         yield

@@ -7,7 +7,8 @@ import shlex
 import textwrap
 from typing import Any
 
-from mergekit_omp.report.facts import (
+from mergekit_omp.record.record import FILE_NAME
+from mergekit_omp.record.sentences import (
     by_counts,
     by_models,
     fit,
@@ -15,7 +16,6 @@ from mergekit_omp.report.facts import (
     rows_of,
     tokenizer_of,
 )
-from mergekit_omp.report.record import FILE_NAME
 
 WIDTH = 80
 

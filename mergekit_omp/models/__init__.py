@@ -1,0 +1,1 @@
+"""What is on disk: headers, vocabulary tensors, donors, tokenizers, unions."""

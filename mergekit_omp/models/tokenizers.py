@@ -1,0 +1,76 @@
+"""Tokenizers of models, loaded once each, and what their ids stand for."""
+
+from __future__ import annotations
+
+import os
+
+import transformers
+from mergekit.common import ModelReference
+from mergekit.options import MergeOptions
+
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.vocabulary import Vocabulary
+
+
+class Vocabularies:
+    """Tokenizers of models, each loaded once."""
+
+    def __init__(self, options: MergeOptions):
+        self._options = options
+        self._tokenizers: dict[ModelReference, transformers.PreTrainedTokenizerBase] = {}
+        self._vocabularies: dict[ModelReference, Vocabulary] = {}
+
+    def tokenizer(self, model: ModelReference) -> transformers.PreTrainedTokenizerBase:
+        """A model's tokenizer. TransplantError, naming the model, where it cannot be loaded."""
+        if model not in self._tokenizers:
+            self._tokenizers[model] = load_tokenizer(model, self._options)
+        return self._tokenizers[model]
+
+    def vocabulary(self, model: ModelReference) -> Vocabulary:
+        """What a model's token ids stand for."""
+        if model not in self._vocabularies:
+            self._vocabularies[model] = read_vocabulary(self.tokenizer(model), str(model))
+        return self._vocabularies[model]
+
+    def holds(self, model: ModelReference, tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
+        """Whether `tokenizer` is the very one that was loaded for `model`."""
+        return self._tokenizers.get(model) is tokenizer
+
+
+def load_tokenizer(
+    model: ModelReference, options: MergeOptions
+) -> transformers.PreTrainedTokenizerBase:
+    """A fresh copy of a model's tokenizer. TransplantError where there is none."""
+    path = model.model.path
+    local = os.path.exists(path)
+    if not local and (path[:1] in "/.~" or path.count("/") > 1):
+        raise TransplantError(
+            f"The tokenizer of {path} is needed, but there is no such directory. Check the path "
+            "in `tokenizer_source:` and in the list of models."
+        )
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            path,
+            revision=model.model.revision,
+            trust_remote_code=options.trust_remote_code,
+            use_fast=True,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TransplantError(
+            f"{path} has no tokenizer that transformers can load ({reason}). "
+            + (
+                "Put its tokenizer files (tokenizer.json, tokenizer_config.json) into that "
+                "directory, or name another model."
+                if local
+                else "Check the name in `tokenizer_source:` and in the list of models."
+            )
+        ) from error
+
+
+def read_vocabulary(tokenizer: transformers.PreTrainedTokenizerBase, name: str) -> Vocabulary:
+    """`Vocabulary.from_tokenizer`, with its refusals as errors that a user sees."""
+    try:
+        return Vocabulary.from_tokenizer(tokenizer, name)
+    except ValueError as error:
+        raise TransplantError(str(error)) from error

@@ -1,0 +1,151 @@
+"""Where each row of an aligned tensor comes from, and the task that codes the missing ones.
+
+Plans are computed before the graph runs and ride along in the tasks; two plans are the same
+only if they are one object, so a code that several models share is computed once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mergekit.common import ModelReference
+from mergekit.graph import Task
+from mergekit.io.tasks import LoadTensor
+from pydantic import ConfigDict
+from torch import Tensor
+
+from mergekit_omp.approximation.base import (
+    AnchorCoding,
+    Approximation,
+    CodingInputs,
+    Needs,
+    Part,
+    Texts,
+)
+from mergekit_omp.approximation.codes import to_tensors
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.transplant import log as merge_log
+
+HOLDS_PLANS = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+
+@dataclass(frozen=True, eq=False)
+class CodingRows:
+    """Which rows of a donor tensor stand for what, for all models of one vocabulary."""
+
+    targets: np.ndarray
+    """Donor row of each missing token."""
+    anchors: np.ndarray
+    """Donor row of each anchor."""
+    anchor_rows: np.ndarray
+    """Base row of each anchor."""
+    texts: Texts | None
+    progress: bool
+
+    def space(
+        self, needs: frozenset[Needs], donor: Tensor | None, other_matrix: Tensor | None = None
+    ) -> CodingInputs:
+        """The donor's side of the problem, with the tensors that `needs` asks for."""
+        if Needs.DONOR_ROWS not in needs or donor is None:
+            device = torch.device("cpu")
+            targets = anchors = donor = None
+        else:
+            device = donor.device
+            targets = donor[torch.from_numpy(self.targets).to(device)]
+            anchors = donor[torch.from_numpy(self.anchors).to(device)]
+        return CodingInputs(
+            missing=len(self.targets),
+            anchor_rows=torch.from_numpy(self.anchor_rows).to(device),
+            targets=targets,
+            anchors=anchors,
+            donor=donor,
+            other_targets=_rows_where_there_are(other_matrix, self.targets),
+            other_anchors=_rows_where_there_are(other_matrix, self.anchors),
+            texts=self.texts,
+            progress=self.progress,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ApproximatedRows:
+    """Missing rows of one model that one donor serves."""
+
+    rows: np.ndarray
+    """Output ids."""
+    approximation: Approximation
+    part: Part
+    plan: CodingRows
+    donor: LoadTensor | None
+    donor_axis: int
+    encode: EncodeMissing | None
+    other_matrix: LoadTensor | None = None
+    """The donor's other matrix, where the approximation asks for it and there is one."""
+    other_axis: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class RowPlan:
+    """Where each row of one model's aligned tensor comes from."""
+
+    model: ModelReference
+    rows: int
+    copied_to: np.ndarray
+    copied_from: np.ndarray
+    fillings: tuple[ApproximatedRows, ...]
+    without_donor_row: np.ndarray
+    """Output ids that no donor has a usable row for: they get the mean of the model's rows."""
+    overrides: tuple[tuple[int, ModelReference | None, int], ...]
+    """(output id, model, row) from `tokenizer: tokens:`; a row of zeros without a model."""
+    padding: np.ndarray
+    """Output ids without a token: they get the mean of the token rows, as mergekit does."""
+
+
+class EncodeMissing(Task[dict[str, Tensor]]):
+    """Codes of missing tokens in the donor's space, for all models of one vocabulary."""
+
+    model_config = HOLDS_PLANS
+
+    donor: LoadTensor | None
+    donor_axis: int
+    approximation: Approximation
+    plan: CodingRows
+
+    def arguments(self) -> dict[str, Task]:
+        return {} if self.donor is None else {"donor": self.donor}
+
+    def uses_accelerator(self) -> bool:
+        return True
+
+    def execute(self, donor: Tensor | None = None, **_kwargs: Any) -> dict[str, Tensor]:
+        assert isinstance(self.approximation, AnchorCoding)
+        if donor is not None:
+            donor = vocabulary_first(donor, self.donor_axis)
+        space = self.plan.space(self.approximation.needs, donor)
+        try:
+            with merge_log.log_scope(running=True):
+                code = self.approximation.encode(space)
+        except ValueError as error:
+            raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error
+        # A plain dict, since the executor moves tensors between devices in these alone.
+        result = to_tensors(code)
+        if space.targets is not None:
+            result["target_norms"] = space.targets.float().norm(dim=1)
+        return result
+
+
+def _rows_where_there_are(matrix: Tensor | None, ids: np.ndarray) -> Tensor | None:
+    """Rows of a matrix that may end early; not a number past its end."""
+    if matrix is None:
+        return None
+    wanted = torch.from_numpy(ids).to(matrix.device)
+    rows = matrix[wanted.clamp_max(len(matrix) - 1)]
+    rows[wanted >= len(matrix)] = torch.nan
+    return rows
+
+
+def vocabulary_first(tensor: Tensor, axis: int) -> Tensor:
+    """A view with one row per token: (rows, width), width 1 for a bias."""
+    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)

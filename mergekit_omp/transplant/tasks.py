@@ -1,0 +1,147 @@
+"""Graph tasks in front of the merge: the output's tokenizer, and aligned vocabulary tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from mergekit.common import ModelReference
+from mergekit.graph import Task
+from mergekit.tokenizer import BuildTokenizer, PermutedVocabulary, TokenizerInfo
+from torch import Tensor
+
+from mergekit_omp.approximation.base import (
+    AnchorCoding,
+    Problem,
+)
+from mergekit_omp.approximation.codes import from_tensors
+from mergekit_omp.approximation.moments import finite_mean
+from mergekit_omp.transplant import log as merge_log
+from mergekit_omp.transplant.row_plan import (
+    HOLDS_PLANS,
+    ApproximatedRows,
+    RowPlan,
+    vocabulary_first,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class OutputTokenizer:
+    """The tokenizer that the output will have, loaded while planning."""
+
+    tokenizer: transformers.PreTrainedTokenizerBase
+
+
+class TransplantTokenizer(BuildTokenizer):
+    """mergekit's tokenizer task, with the tokenizer that planning has already built."""
+
+    model_config = HOLDS_PLANS
+
+    output: OutputTokenizer
+
+    def execute(self, **_kwargs: Any) -> TokenizerInfo:
+        return TokenizerInfo(tokenizer=self.output.tokenizer, permutations={}, original_vocabs={})
+
+
+class AlignedVocabulary(PermutedVocabulary):
+    """Every model's tensor in the output's vocabulary: copied where shared, else approximated."""
+
+    model_config = HOLDS_PLANS
+
+    plans: tuple[RowPlan, ...]
+
+    def arguments(self) -> dict[str, Task]:
+        tasks: dict[str, Task] = {"tensors": self.gather_tensors}
+        for name, task in self._donor_tasks():
+            tasks[name] = task
+        return tasks
+
+    def _donor_tasks(self) -> list[tuple[str, Task]]:
+        tasks: list[tuple[str, Task]] = []
+        for i, plan in enumerate(self.plans):
+            for j, filling in enumerate(plan.fillings):
+                if filling.encode is not None:
+                    tasks.append((f"code_{i}_{j}", filling.encode))
+                elif filling.donor is not None:
+                    tasks.append((f"donor_{i}_{j}", filling.donor))
+                if filling.other_matrix is not None:
+                    tasks.append((f"other_matrix_{i}_{j}", filling.other_matrix))
+        return tasks
+
+    def uses_accelerator(self) -> bool:
+        return True
+
+    def group_label(self) -> str | None:
+        return self.gather_tensors.group_label()
+
+    def execute(
+        self, tensors: dict[ModelReference, Tensor], **inputs: Any
+    ) -> dict[ModelReference, Tensor]:
+        axis = self.vocabulary_axis
+        matrices = {model: vocabulary_first(t, axis) for model, t in tensors.items()}
+        dtype = None
+        for tensor in tensors.values():
+            dtype = tensor.dtype if dtype is None else torch.promote_types(dtype, tensor.dtype)
+        result = {}
+        for i, plan in enumerate(self.plans):
+            if plan.model not in tensors:
+                continue
+            given = [
+                {kind: inputs.get(f"{kind}_{i}_{j}") for kind in ("code", "donor", "other_matrix")}
+                for j in range(len(plan.fillings))
+            ]
+            aligned = _align(plan, matrices, dtype, given)
+            rest = tensors[plan.model].movedim(axis, 0).shape[1:]
+            result[plan.model] = aligned.reshape(plan.rows, *rest).movedim(0, axis)
+        return result
+
+
+def _align(
+    plan: RowPlan,
+    matrices: dict[ModelReference, Tensor],
+    dtype: torch.dtype | None,
+    given: list[dict[str, Any]],
+) -> Tensor:
+    base = matrices[plan.model]
+
+    def index(rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows).to(base.device)
+
+    aligned = torch.zeros((plan.rows, base.shape[1]), dtype=dtype, device=base.device)
+    aligned[index(plan.copied_to)] = base[index(plan.copied_from)].to(aligned.dtype)
+    for filling, inputs in zip(plan.fillings, given, strict=True):
+        rows = _approximated(filling, base, **inputs)
+        aligned[index(filling.rows)] = rows.to(base.device, aligned.dtype)
+    if len(plan.without_donor_row):
+        aligned[index(plan.without_donor_row)] = finite_mean(base).to(aligned.dtype)
+    for row, model, source in plan.overrides:
+        aligned[row] = 0 if model is None else matrices[model][source].to(aligned.dtype)
+    if len(plan.padding):
+        kept = torch.ones(plan.rows, dtype=torch.bool, device=base.device)
+        kept[index(plan.padding)] = False
+        aligned[~kept] = finite_mean(aligned, kept).to(aligned.dtype)
+    return aligned
+
+
+def _approximated(
+    filling: ApproximatedRows,
+    base: Tensor,
+    code: dict[str, Tensor] | None,
+    donor: Tensor | None,
+    other_matrix: Tensor | None,
+) -> Tensor:
+    if code is not None:
+        assert isinstance(filling.approximation, AnchorCoding)
+        space = filling.plan.space(frozenset(), None)
+        problem = Problem(part=filling.part, base=base, space=space)
+        return filling.approximation.decode(from_tensors(code), problem)
+    if donor is not None:
+        donor = vocabulary_first(donor, filling.donor_axis)
+    if other_matrix is not None:
+        other_matrix = vocabulary_first(other_matrix, filling.other_axis)
+    space = filling.plan.space(filling.approximation.needs, donor, other_matrix)
+    with merge_log.log_scope(running=True):
+        return filling.approximation.rows(Problem(part=filling.part, base=base, space=space))

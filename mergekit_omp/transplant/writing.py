@@ -1,0 +1,170 @@
+"""The last graph tasks: what came out of each tensor, and the files beside mergekit's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mergekit.common import ModelReference
+from mergekit.graph import Task
+from torch import Tensor
+
+from mergekit_omp.approximation.codes import from_tensors, support_sizes
+from mergekit_omp.record import row_facts
+from mergekit_omp.record.id_ranges import written
+from mergekit_omp.transplant import log as merge_log
+from mergekit_omp.transplant.row_plan import HOLDS_PLANS, EncodeMissing, vocabulary_first
+from mergekit_omp.transplant.tasks import AlignedVocabulary
+
+_ROWS_AT_ONCE = 8192
+
+
+class TensorStatistics(Task[list[dict[str, Any]]]):
+    """What came out for one vocabulary tensor, model by model."""
+
+    model_config = HOLDS_PLANS
+
+    aligned: AlignedVocabulary
+
+    def arguments(self) -> dict[str, Task]:
+        codes = {n: t for n, t in self.aligned._donor_tasks() if isinstance(t, EncodeMissing)}
+        return {"tensors": self.aligned, **codes}
+
+    def priority(self) -> int:
+        # Right after the tensor is aligned, so that it is not kept for this alone.
+        return 2000
+
+    def group_label(self) -> str | None:
+        return self.aligned.group_label()
+
+    def execute(
+        self, tensors: dict[ModelReference, Tensor], **codes: dict[str, Tensor]
+    ) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for i, plan in enumerate(self.aligned.plans):
+            if plan.model not in tensors:
+                found.append({})
+                continue
+            matrix = vocabulary_first(tensors[plan.model], self.aligned.vocabulary_axis)
+            filled = [filling.rows for filling in plan.fillings]
+            approximated = np.concatenate(filled) if filled else np.empty(0, dtype=np.int64)
+            statistics: dict[str, Any] = {
+                "row_norms": {
+                    "copied": _summary(_norms(matrix, plan.copied_to)),
+                    "approximated": _summary(_norms(matrix, approximated)),
+                }
+            }
+            relative, support = [], []
+            facts = row_facts.RowFacts.of(
+                plan.rows, plan.copied_to, filled, plan.without_donor_row, plan.overrides
+            )
+            for j, filling in enumerate(plan.fillings):
+                code = codes.get(f"code_{i}_{j}")
+                if code is None:
+                    continue
+                support.append(support_sizes(from_tensors(code)).double())
+                if "target_norms" in code:
+                    norms = code["target_norms"].double()
+                    relative.append(
+                        code["residual_norms"].double()
+                        / norms.clamp(min=torch.finfo(torch.float64).tiny)
+                    )
+                    facts.relative_residual[filling.rows] = relative[-1].numpy(force=True)
+            statistics[row_facts.KEY] = facts
+            if relative:
+                statistics["relative_residual"] = _summary(torch.cat(relative))
+            if support:
+                statistics["support_size"] = _summary(torch.cat(support))
+            found.append(statistics)
+        return found
+
+
+def _norms(matrix: Tensor, rows: np.ndarray) -> Tensor:
+    chosen = torch.from_numpy(rows).to(matrix.device)
+    return torch.cat(
+        [matrix[block].double().norm(dim=1) for block in chosen.split(_ROWS_AT_ONCE)]
+        or [matrix.new_empty(0, dtype=torch.float64)]
+    )
+
+
+def _summary(values: Tensor) -> dict[str, float] | None:
+    """Mean, median, 95th percentile and largest, to six significant digits."""
+    if not len(values):
+        return None
+    ordered = values.cpu().numpy()
+    figures = {
+        "mean": ordered.mean(),
+        "median": np.median(ordered),
+        "p95": np.quantile(ordered, 0.95),
+        "max": ordered.max(),
+    }
+    return {name: float(f"{value:.6g}") for name, value in figures.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class OutputFiles:
+    """What the output directory gains beside mergekit's own files."""
+
+    record: dict[str, Any]
+    """`tokenizer_transplant.json`, without what only the run can tell."""
+    tensors: tuple[tuple[dict[str, Any], ...], ...]
+    """The entries of `record` that each of the statistics belongs to, model by model."""
+    generation_config: dict[str, Any]
+    code: dict[str, str]
+    """Files of code by name, where the tokenizer needs one to be loaded as it is."""
+
+
+class WriteTransplant(Task[None]):
+    """Write `generation_config.json` and `tokenizer_transplant.json`."""
+
+    model_config = HOLDS_PLANS
+
+    out_path: str
+    statistics: tuple[TensorStatistics, ...]
+    files: OutputFiles
+
+    def arguments(self) -> dict[str, Task]:
+        return {f"statistics_{i}": task for i, task in enumerate(self.statistics)}
+
+    def main_thread_only(self) -> bool:
+        return True
+
+    def execute(self, **statistics: list[dict[str, Any]]) -> None:
+        for i, entries in enumerate(self.files.tensors):
+            for entry, measured in zip(entries, statistics[f"statistics_{i}"], strict=True):
+                entry.update(measured)
+        self.files.record["warnings"] = list(
+            dict.fromkeys([*self.files.record["warnings"], *merge_log.run_warnings()])
+        )
+        self._add_approximated_ids()
+        os.makedirs(self.out_path, exist_ok=True)
+        row_facts.save(self.out_path, self.files.record)
+        for name, code in self.files.code.items():
+            with open(os.path.join(self.out_path, name), "w", encoding="utf-8") as file:
+                file.write(code)
+        for name, content in (
+            ("generation_config.json", self.files.generation_config),
+            ("tokenizer_transplant.json", self.files.record),
+        ):
+            path = os.path.join(self.out_path, name)
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2, ensure_ascii=False, sort_keys=False)
+                file.write("\n")
+
+    def _add_approximated_ids(self) -> None:
+        """Per model the output ids with a row, in any tensor, that is not one of its own."""
+        found: dict[str, np.ndarray] = {}
+        for statistics in self.statistics:
+            for plan in statistics.aligned.plans:
+                new = [filling.rows for filling in plan.fillings]
+                name = str(plan.model)
+                found[name] = np.concatenate(
+                    [*new, plan.without_donor_row, found.get(name, plan.without_donor_row)]
+                )
+        for model in self.files.record["models"]:
+            if model["model"] in found:
+                model["approximated_ids"] = written(found[model["model"]])
