@@ -20,9 +20,8 @@ import torch
 from dictionaries import embeddings, machine
 from torch import Tensor
 
-from mergekit_omp.pursuit import SparseCode, caution, gram, verification
+from mergekit_omp.pursuit import SparseCode, gram
 from mergekit_omp.pursuit.choice import Plan, choose
-from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.solve import solve_planned
 
@@ -58,11 +57,7 @@ def main() -> None:
         for name, solver in solvers.items():
             begun = time.perf_counter()
             codes[name] = solver.solve(part)
-            spent = time.perf_counter() - begun
-            if solver.plan.search == "listed" and solver.plan.verified:
-                set_up[name], once = solver.set_up_for(options.targets)
-                spent -= once
-            times[name].append(spent / options.slice)
+            times[name].append((time.perf_counter() - begun) / options.slice)
         for name, peer in peers.items():
             begun = time.perf_counter()
             found[name] = peer()
@@ -93,51 +88,10 @@ class _Ours:
         self.table, self.set_up = (
             (None, 0.0) if self.plan.gram is None else tables.get(self.plan.gram)
         )
-        self.whole = whole
-        if self.plan.search == "listed" and self.plan.verified:
-            # What a swap finds out once, for all of its targets.
-            begun = time.perf_counter()
-            found = caution.best_caution(whole, EightBit(whole))
-            self.set_up = time.perf_counter() - begun
-            # The slice is too small to try on: it is told.
-            caution.USUAL_CAUTION, caution.LEAST = found, len(whole.targets)
         self.solve(whole.subset(torch.arange(2)))  # compiles, or loads what is compiled
 
     def solve(self, part: Problem) -> SparseCode:
-        self.products = _Products()
-        with self.products:
-            return solve_planned(part, self.plan, table=self.table)
-
-    def set_up_for(self, targets: int) -> tuple[float, float]:
-        """Seconds of set-up for all targets, and those of it that the last run took.
-
-        Products of the atoms in use and the targets check all guesses, and take time in proportion:
-        few targets use few atoms, many use all.
-        """
-        atoms = len(self.whole.atoms)
-        every = targets + min(atoms, targets * self.whole.sparsity)
-        products = self.products.seconds * every / self.products.sources
-        return self.set_up + products, self.products.seconds
-
-
-class _Products:
-    """Takes the time of the products of a verification, the same for one target and for all."""
-
-    seconds, sources = 0.0, 1
-
-    def __enter__(self) -> None:
-        self.fill, self.spread = verification.fill, verification.in_threads
-        verification.in_threads = self._timed
-
-    def __exit__(self, *_: object) -> None:
-        verification.in_threads = self.spread
-
-    def _timed(self, work: Callable[[int, int], object], count: int, multiple: int = 1) -> None:
-        begun = time.perf_counter()
-        self.spread(work, count, multiple)
-        if getattr(work, "func", None) is self.fill:
-            self.seconds += time.perf_counter() - begun
-            self.sources = count
+        return solve_planned(part, self.plan, table=self.table)
 
 
 def _batch_omp(part: Problem, count: int) -> tuple[Tensor, Tensor]:

@@ -56,7 +56,7 @@ class Omp(AnchorCoding, frozen=True):
         description="Choose anchors by cosine instead of by inner product, which favours "
         "long rows.",
     )
-    search: Literal["auto", "reference", "screened", "listed", "gram", "fast"] = Field(
+    search: Literal["auto", "reference", "screened", "gram", "fast"] = Field(
         default="auto",
         description="How the pursuit looks for anchors. All but `fast` find the same ones.",
     )

@@ -78,18 +78,5 @@ def split(vectors, size, row, weights):  # type: ignore[no-untyped-def]
             part = parts[p]
             for x in range(row.shape[0]):
                 row[x] -= part * vector[x]
-        after = math.sqrt(dot(row, row))
-        if after >= AGAIN * before:
+        if math.sqrt(dot(row, row)) >= AGAIN * before:
             break
-    return after
-
-
-@kernel
-def take(direction, height, residual):  # type: ignore[no-untyped-def]
-    """Makes a direction a unit, and takes what the residual has of it; returns how much it had."""
-    for x in range(direction.shape[0]):
-        direction[x] /= height
-    projection = dot(direction, residual)
-    for x in range(direction.shape[0]):
-        residual[x] -= projection * direction[x]
-    return projection

@@ -2,8 +2,7 @@
 
 A tile holds integer products of coarse residuals and coarse atoms. Scaled back, each is off by at
 most a margin; an atom stays a candidate while its correlation plus the margin, its upper bound,
-reaches a floor. The floor is the largest lower bound that was seen so far; or, where a list of the
-best is wanted, it is given, and rises only to keep the list short.
+reaches a floor, the largest lower bound that was seen so far.
 """
 
 from __future__ import annotations
@@ -31,13 +30,6 @@ def compact(picks, uppers, count, floor):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def shorten(picks, uppers, count, keep, floor):  # type: ignore[no-untyped-def]
-    """Drops all but about the best `keep` candidates; returns how many are left, and the floor."""
-    floor = max(floor, np.sort(uppers[:count])[count - keep])
-    return compact(picks, uppers, count, floor), floor
-
-
-@kernel
 def peak(line):  # type: ignore[no-untyped-def]
     """The largest magnitude of a few integers."""
     top = np.int32(0)
@@ -55,15 +47,14 @@ def limit(floor, unit, steepest, widest, extra):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def collect(line, low, row, row_scale, atoms, keep, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
+def collect(line, low, row, row_scale, atoms, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
     """Adds the candidates of one tile to those of a residual.
 
     `line` are the residual's products with the tile, entry x with atom `order[low + x]`. A
     correlation is `line[x] * row_scale[row] * scale[low + x]`, off by at most
     `extra * scale[low + x] + row_scale[row] * margin[low + x]`. A count above what fits says that
     candidates were lost. `atoms` is a tuple: order, scale, margin, the largest scale and the
-    largest margin of each tile, and extra. `keep` is how many of the best are wanted, 0 for those
-    that may be the largest.
+    largest margin of each tile, and extra.
     """
     order, scale, margin, _, _, extra = atoms
     # Slices: indices that start from zero are known not to be negative, as vectors need.
@@ -73,20 +64,16 @@ def collect(line, low, row, row_scale, atoms, keep, floors, picks, uppers, count
     count = counts[row]
     # Barred atoms are orthogonal to the residual, so they do not raise the floor: `decide` looks
     # after those that are not.
-    if keep == 0:
-        for x in range(scales.shape[0]):
-            value = abs(np.float32(line[x])) * unit
-            floor = max(floor, (value - extra) * scales[x] - unit * margins[x])
+    for x in range(scales.shape[0]):
+        value = abs(np.float32(line[x])) * unit
+        floor = max(floor, (value - extra) * scales[x] - unit * margins[x])
     for x in range(scales.shape[0]):
         value = abs(np.float32(line[x])) * unit
         upper = (value + extra) * scales[x] + unit * margins[x]
         if upper < floor:
             continue
         if count == picks.shape[1]:
-            if keep == 0:
-                count = compact(picks[row], uppers[row], count, floor)
-            else:
-                count, floor = shorten(picks[row], uppers[row], count, keep, floor)
+            count = compact(picks[row], uppers[row], count, floor)
         if count < picks.shape[1]:
             picks[row, count] = order[low + x]
             uppers[row, count] = upper
@@ -100,7 +87,7 @@ def collect(line, low, row, row_scale, atoms, keep, floors, picks, uppers, count
 
 @kernel
 def sweep(  # type: ignore[no-untyped-def]
-    first, last, integers, packed, correction, row_scale, atoms, keep, floors, picks, uppers, counts
+    first, last, integers, packed, correction, row_scale, atoms, floors, picks, uppers, counts
 ):
     """The candidates of residuals `first` to `last` among all packed atoms.
 
@@ -122,13 +109,13 @@ def sweep(  # type: ignore[no-untyped-def]
             mask = multiply(group, packed[tile], correction[tile], limits, products)
             for bit in range(RESIDUALS):
                 if mask >> bit & 1:
-                    rest = (row_scale, atoms, keep, floors, picks, uppers, counts)
+                    rest = (row_scale, atoms, floors, picks, uppers, counts)
                     collect(products[bit], tile * ATOMS, begin + bit, *rest)
 
 
 @kernel
 def collect_strip(  # type: ignore[no-untyped-def]
-    first, last, products, low, row_scale, atoms, keep, floors, picks, uppers, counts
+    first, last, products, low, row_scale, atoms, floors, picks, uppers, counts
 ):
     """The candidates of residuals `first` to `last` among the atoms of several tiles."""
     _, _, _, steepest, widest, extra = atoms
@@ -138,7 +125,7 @@ def collect_strip(  # type: ignore[no-untyped-def]
             line = products[row - first, at : at + ATOMS]
             least = limit(floors[row], row_scale[row], steepest[tile], widest[tile], extra)
             if peak(line) >= least:
-                rest = (row_scale, atoms, keep, floors, picks, uppers, counts)
+                rest = (row_scale, atoms, floors, picks, uppers, counts)
                 collect(line, low + at, row, *rest)
 
 

@@ -13,17 +13,15 @@ from mergekit_omp.pursuit import (
     compiled,
     eight_bit,
     gram,
-    listed,
     lockstep,
     screened,
-    verification,
 )
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.processor import has_instructions
 
 LOG = logging.getLogger(__package__)
 
-SEARCHES = ("auto", "reference", "gram", "screened", "listed", "fast")
+SEARCHES = ("auto", "reference", "gram", "screened", "fast")
 FREE_SHARE, INSTALLED_SHARE = 0.75, 0.6
 """What a search may take of the memory that is free, and of all there is, unless told."""
 THRIFT = 1.25
@@ -31,11 +29,8 @@ THRIFT = 1.25
 LARGEST_BATCH = 512
 """Targets in flight: more would not be faster."""
 EXHAUSTIVE_COST, SCREENED_COST, BASIS_COST = 1.3, 0.6, 40
-EIGHT_BIT_COST, EIGHT_BIT_COST_BY_TORCH, PRODUCT_COST = 0.19, 0.27, 0.16
+EIGHT_BIT_COST, EIGHT_BIT_COST_BY_TORCH = 0.19, 0.27
 """Time of a multiply-add, against one of a large float32 product; a basis is read from memory."""
-SWEEPS = {True: 0.4, False: 0.3}
-"""Sweeps over all atoms that an iteration by lists takes, with the care of guesses that are
-verified, and without; of two kinds of data."""
 BLOCK_COST = {torch.float64: 11, torch.float32: 5.5, torch.int16: 5.5, torch.int8: 13}
 """The same where rows of a Gram matrix are combined."""
 SPECULATION_COST = 900
@@ -49,7 +44,7 @@ class Plan:
     """A search that fits."""
 
     search: str
-    """One of "reference", "screened", "listed" and "gram"."""
+    """One of "reference", "screened" and "gram"."""
     batch: int
     """Targets at a time."""
     bytes: int
@@ -139,8 +134,6 @@ def _nothing_fits(search: str, plans: list[Plan], budget: int) -> str:
 
 def _plans(problem: Problem, budget: int) -> list[Plan]:
     plans = [_lockstep(problem, name, budget) for name in ("reference", "screened")]
-    if eight_bit.in_registers(problem):
-        plans += [_listed(problem, budget, verified) for verified in (True, False)]
     if compiled.AVAILABLE and problem.atoms.device.type == "cpu":
         dtypes = [problem.atoms.dtype]
         if problem.atoms.dtype == torch.float32:
@@ -174,21 +167,6 @@ def _lockstep(problem: Problem, search: str, budget: int) -> Plan:
     cost = float(targets) * problem.sparsity * dim
     cost *= atoms * product + problem.sparsity * BASIS_COST
     return Plan(search, batch, size, cost)
-
-
-def _listed(problem: Problem, budget: int, verified: bool) -> Plan:
-    targets, (atoms, dim) = len(problem.targets), problem.atoms.shape
-    k = problem.sparsity
-    each = lockstep.bytes_per_target(problem) + eight_bit.search_bytes(problem)
-    each += listed.bytes_per_target(problem)
-    fixed = WORKSPACE + eight_bit.fixed_bytes(problem)
-    cost = float(targets) * k * dim * (atoms * EIGHT_BIT_COST * SWEEPS[verified] + k * BASIS_COST)
-    if verified:
-        fixed += verification.bytes_of(problem)
-        sources = targets + min(atoms, targets * k)
-        cost += float(sources) * atoms * dim * PRODUCT_COST + float(targets) * atoms * k * k / 2
-    batch, size = _sized(each, fixed, targets, budget)
-    return Plan("listed", batch, size, cost, verified=verified)
 
 
 def _gram(problem: Problem, dtype: torch.dtype, budget: int, verified: bool) -> Plan:

@@ -113,8 +113,6 @@ class EightBit(Search):
                 self.coarse[at : at + len(packed)] = packed
                 self.correction[at : at + len(packed)] = correction
         margin = WIDTH * (problem.atom_norms[order] / self.top).float()
-        self.places = np.empty(count, np.int64)
-        self.places[order.numpy()] = np.arange(count)
         heads = np.arange(0, count, ATOMS)
         self.described = (
             order.numpy(),
@@ -129,7 +127,7 @@ class EightBit(Search):
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
         kept = Kept.empty(len(barred))
-        units, _ = self.screen(residuals, kept)
+        units = self.screen(residuals, kept)
         best = residuals.new_empty(len(barred))
         found = torch.empty(len(barred), dtype=torch.int64)
         arrays = residuals.numpy(), units.numpy(), self.atoms.numpy(), barred.numpy()
@@ -141,17 +139,12 @@ class EightBit(Search):
         in_threads(work, len(barred))
         return best, found
 
-    def screen(
-        self, residuals: Float[Tensor, "batch dim"], kept: Kept, keep: int = 0
-    ) -> tuple[Float[Tensor, "batch"], np.ndarray]:
-        """Fills `kept` with each residual's candidates; see `candidates.collect` for `keep`.
-
-        Returns what a correlation of 1 in `kept` is, and the scale of each residual's integers.
-        """
+    def screen(self, residuals: Float[Tensor, "batch dim"], kept: Kept) -> Float[Tensor, "batch"]:
+        """Fills `kept` with each residual's candidates; returns what a correlation of 1 is there."""
         integers, scale = self.rounded(residuals)
         lengths = torch.linalg.vector_norm(residuals, dim=1)
         row_scale = (scale / lengths).float().numpy()
-        shared = (row_scale, self.described, keep, *kept.arrays)
+        shared = (row_scale, self.described, *kept.arrays)
 
         def work(first: int, last: int) -> None:
             if self.by_torch:
@@ -162,14 +155,7 @@ class EightBit(Search):
 
         # Each thread multiplies its own rows, so that none waits for another.
         in_threads(work, len(residuals), RESIDUALS)
-        return lengths * self.top, row_scale
-
-    def margins_of(self, kept: Kept, row_scale: np.ndarray) -> np.ndarray:
-        """By how much the upper bounds of candidates may be above their correlations."""
-        order, scale, margin, *_, extra = self.described
-        filled = np.arange(candidates.CAPACITY) < kept.counts[:, None]
-        places = self.places[np.where(filled, kept.picks, order[0])]
-        return extra * scale[places] + row_scale[:, None] * margin[places]
+        return lengths * self.top
 
     def _sweep_by_torch(
         self, first: int, last: int, integers: Tensor, shared: tuple[object, ...]

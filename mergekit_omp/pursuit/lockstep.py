@@ -93,11 +93,8 @@ class State:
         rows: Int64[Tensor, "rows"],
         best: Float[Tensor, "rows"],
         picks: Int64[Tensor, "rows"],
-    ) -> Bool[Tensor, "rows"]:
-        """Adds an atom to the supports of active targets, or bars one that cannot serve.
-
-        Returns which were added.
-        """
+    ) -> None:
+        """Adds an atom to the supports of active targets, or bars one that cannot serve."""
         atoms = self.problem.atoms[picks]
         weights, directions = orthogonalised(self.basis, self.sizes, rows, atoms)
         heights = torch.linalg.vector_norm(directions, dim=1)
@@ -108,11 +105,6 @@ class State:
         if not bool(good.all()):
             self._bar(rows[~good], picks[~good], noise[~good])
         self._extend(rows[good], picks[good], weights[good], directions[good], heights[good])
-        self.refresh(rows)
-        return good
-
-    def refresh(self, rows: Int64[Tensor, "rows"]) -> None:
-        """Finds out which of some targets still search."""
         self.searching[rows] = self._searching(rows)
         self.active = self.searching.nonzero().squeeze(1)
 

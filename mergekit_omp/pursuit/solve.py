@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import logging
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mergekit_omp.pursuit.batches import in_batches
-from mergekit_omp.pursuit.caution import FAST_CAUTION, best_caution
 from mergekit_omp.pursuit.choice import Plan, check_search, choose, lockstep_batch
 from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.eight_bit import available as has_eight_bit
 from mergekit_omp.pursuit.gram import EXACT, FAST, Gram, build, solve_by_gram
-from mergekit_omp.pursuit.listed import solve_listed
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.screened import Screened
 from mergekit_omp.pursuit.sparse_code import SparseCode
-from mergekit_omp.pursuit.verification import Guesses, wrong_guesses
 
 LOG = logging.getLogger(__package__)
 
@@ -52,11 +48,9 @@ def orthogonal_matching_pursuit(
     - `"auto"`: the cheapest of the exact ones that fits the memory;
     - `"reference"`: every inner product at every iteration;
     - `"screened"`: the same, with products of 8-bit integers or bfloat16 to name candidates;
-    - `"listed"`: 8-bit products once for several iterations, whose picks are guessed from a list
-      of the best, and then verified (AVX512-VNNI, and Numba);
     - `"gram"`: Batch-OMP on a precomputed Gram matrix (a CPU, and Numba);
-    - `"fast"`: one of these two, restricted to shortlists of atoms: other supports, similar
-      residuals.
+    - `"fast"`: the same without the check that no atom was overlooked: other supports, similar
+      residuals; where it cannot run, as `"auto"`.
 
     `memory` is how many bytes the search may take beside the inputs; by default most of what is
     free.
@@ -75,8 +69,6 @@ def solve_planned(
     problem: Problem, plan: Plan, *, table: Gram | None = None, progress: bool = False
 ) -> SparseCode:
     """Solves as a plan says; `table` is the Gram matrix that it asks for, if already built."""
-    if plan.search == "listed":
-        return _by_lists(problem, plan, progress)
     if plan.gram is None:
         return _in_lockstep(problem, _search(problem, plan.search), plan.batch, progress)
     speculation = EXACT if plan.verified else FAST
@@ -90,30 +82,6 @@ def solve_planned(
     name = "screened" if has_eight_bit(rest) else "reference"
     batch = lockstep_batch(rest, name, plan.bytes)
     return code.replaced(hard, _in_lockstep(rest, _search(rest, name), batch, progress))
-
-
-def _by_lists(problem: Problem, plan: Plan, progress: bool) -> SparseCode:
-    search = EightBit(problem, by_torch=False)
-    guesses: list[Guesses] = []
-    caution = best_caution(problem, search) if plan.verified else FAST_CAUTION
-    if caution is None:
-        LOG.debug("guesses are too often wrong: every iteration is a sweep")
-        return _in_lockstep(problem, search, plan.batch, progress)
-
-    def solve(part: Problem) -> SparseCode:
-        code, trail = solve_listed(part, search, caution)
-        if plan.verified:
-            begun = sum(len(batch.targets) for batch in guesses)
-            rows = torch.arange(begun, begun + len(code.indices))
-            guesses.append(Guesses.of(problem, rows, code, trail))
-        return code
-
-    code = in_batches(problem, solve, plan.batch, progress=progress)
-    wrong = wrong_guesses(problem, search, guesses, progress)
-    if not len(wrong):
-        return code
-    LOG.debug("%d targets have a guess that was wrong", len(wrong))
-    return code.replaced(wrong, _in_lockstep(problem.subset(wrong), search, plan.batch, progress))
 
 
 def _search(problem: Problem, name: str) -> Search:

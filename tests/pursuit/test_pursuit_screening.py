@@ -125,7 +125,6 @@ def test_eight_bits_are_taken_where_a_gram_matrix_is_too_large(budget: int) -> N
         tolerance=1e-5,
     )
     plan = choose(problem, "auto", budget)
-    lists = eight_bit.in_registers(problem) and budget > 1 << 30
-    assert plan.search == ("listed" if lists else "screened")
+    assert plan.search == "screened"
     assert plan.bytes <= budget
     assert plan.cost < choose(problem, "reference", budget).cost / 3
