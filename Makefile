@@ -21,7 +21,6 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/lint-imports
 
 # Threads that wait in a loop are slow where cores are shared.
 test: lint

@@ -10,15 +10,9 @@ from mergekit_omp.approximation.base import (
     Problem,
     Texts,
 )
-from mergekit_omp.approximation.codes import (
-    Code,
-    FactoredCode,
-    RaggedCode,
-    from_tensors,
-    support_sizes,
-    to_tensors,
-)
+from mergekit_omp.approximation.codes import FactoredCode, RaggedCode
 from mergekit_omp.approximation.registry import APPROXIMATIONS
+from mergekit_omp.pursuit import Code
 
 __all__ = [
     "APPROXIMATIONS",
@@ -33,7 +27,4 @@ __all__ = [
     "Problem",
     "RaggedCode",
     "Texts",
-    "from_tensors",
-    "support_sizes",
-    "to_tensors",
 ]

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from mergekit_omp.approximation.codes import Code, support_sizes
 from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.norms import match_norms
+from mergekit_omp.pursuit import Code
 
 
 class Part(str, Enum):
@@ -125,17 +125,20 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
 
     def rows(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
         """The missing rows, computed in float32 (float64 where the base's matrix is)."""
-        return self._finish(self.approximate(problem), problem)
+        return self._finish(self.approximate(problem), problem.base, problem.part)
 
     @abstractmethod
     def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
         """The missing rows before what every method shares (`rescale_norms`) is applied."""
 
     def _finish(
-        self, rows: Float[Tensor, "missing base_dim"], problem: Problem
+        self,
+        rows: Float[Tensor, "missing base_dim"],
+        base: Float[Tensor, "base_rows base_dim"],
+        part: Part,
     ) -> Float[Tensor, "missing base_dim"]:
-        if self.rescale_norms and problem.part != Part.HEAD_BIAS:
-            return match_norms(rows, problem.base)
+        if self.rescale_norms and part != Part.HEAD_BIAS:
+            return match_norms(rows, base)
         return rows
 
 
@@ -163,20 +166,39 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
     def encode(self, space: CodingInputs) -> Code:
         """Weights for each missing token, over rows of the *base's* matrix."""
 
-    def decode(self, code: Code, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        """The missing rows of one base model, from weights that `encode` found."""
-        return self._finish(self._combine(code, problem), problem)
+    def decode(
+        self,
+        code: Code,
+        base: Float[Tensor, "base_rows base_dim"],
+        anchor_rows: Int[Tensor, "anchors"],
+        part: Part,
+    ) -> Float[Tensor, "missing base_dim"]:
+        """The missing rows of one base model, from weights that `encode` found.
+
+        `base` is the base's matrix, `part` says which; `anchor_rows` are those of the inputs that
+        were encoded. float32, or float64 where `base` is.
+        """
+        return self._finish(self._combine(code, base, anchor_rows, part), base, part)
 
     def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        return self._combine(self.encode(problem.space), problem)
+        space = problem.space
+        return self._combine(self.encode(space), problem.base, space.anchor_rows, problem.part)
 
-    def _combine(self, code: Code, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        rows = code.decode(problem.base)
-        uncoded = (support_sizes(code) == 0).to(rows.device)
+    def _combine(
+        self,
+        code: Code,
+        base: Float[Tensor, "base_rows base_dim"],
+        anchor_rows: Int[Tensor, "anchors"],
+        part: Part,
+    ) -> Float[Tensor, "missing base_dim"]:
+        rows = code.decode(base)
+        uncoded = (code.support_sizes() == 0).to(rows.device)
         if uncoded.any():
-            rows[uncoded] = self._fallback(int(uncoded.sum()), problem)
+            rows[uncoded] = self._fallback(int(uncoded.sum()), base, part)
         return rows
 
-    def _fallback(self, count: int, problem: Problem) -> Float[Tensor, "count base_dim"]:
+    def _fallback(
+        self, count: int, base: Float[Tensor, "base_rows base_dim"], part: Part
+    ) -> Float[Tensor, "count base_dim"]:
         """Rows for tokens without a code: their donor row is zero, not finite or not there."""
-        return mean_row(problem.base).expand(count, -1)
+        return mean_row(base).expand(count, -1)

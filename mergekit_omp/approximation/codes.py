@@ -1,15 +1,14 @@
-"""What coding in anchors returns: weights that turn one model's rows into another's missing rows.
+"""Codes beside the pursuit's `SparseCode`, which pads every token to the same number of slots.
 
-`SparseCode` (of the pursuit) pads every token to the same number of slots. Two more shapes are
-needed: as many weights as each token asks for (`RaggedCode`), and weights over all anchors that
-are too many to write down, kept as the product of two matrices (`FactoredCode`).
+`RaggedCode` has as many weights as each token asks for. `FactoredCode` has weights over all
+anchors, which are too many to write down, as the product of two matrices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int, Int32, Int64
@@ -17,30 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mergekit_omp.approximation.chunks import chunks
-from mergekit_omp.pursuit import SparseCode
-
-
-@runtime_checkable
-class Code(Protocol):
-    """Weights over rows of a matrix, for each target. A dataclass of tensors."""
-
-    @property
-    def residual_norms(self) -> Tensor:
-        """(targets,) Euclidean norms of what the weights leave of each target in its space."""
-
-    def decode(self, rows: Tensor) -> Tensor:
-        """(targets, dim): the weighted sums of `rows`; float32, or float64 where `rows` is."""
-
-
-def support_sizes(code: Code) -> Int64[Tensor, "targets"]:
-    """How many rows each target is a combination of; 0 where the target could not be coded."""
-    if isinstance(code, SparseCode):
-        return (code.coefficients != 0).sum(1)
-    if isinstance(code, RaggedCode):
-        return code.offsets.diff()
-    if isinstance(code, FactoredCode):
-        return torch.where(code.scales != 0, len(code.indices), 0)
-    raise TypeError(f"{type(code).__name__} is not a code that an approximation returns")
+from mergekit_omp.pursuit import Code
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
@@ -50,12 +26,14 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 @dataclass(frozen=True, eq=False)
-class RaggedCode:
+class RaggedCode(Code):
     """Each target as a combination of as many rows as it needs (compressed sparse rows).
 
     The weights of target `i` are `coefficients[offsets[i]:offsets[i + 1]]`. Eight bytes a
     weight: float32 and int32.
     """
+
+    kind: ClassVar[str] = "ragged"
 
     offsets: Int64[Tensor, "boundaries"]
     indices: Int32[Tensor, "weights"]
@@ -79,7 +57,7 @@ class RaggedCode:
         )
 
     def decode(self, rows: Float[Tensor, "atoms dim"]) -> Float[Tensor, "targets dim"]:
-        """The same combinations of other rows; float32, or float64 where `rows` is."""
+        """The weighted sums of `rows`; float32, or float64 where `rows` is."""
         rows = rows.to(working_dtype(rows))
         targets = len(self.offsets) - 1
         result = rows.new_zeros((targets, rows.shape[1]))
@@ -99,14 +77,25 @@ class RaggedCode:
             )
         return result
 
+    def support_sizes(self) -> Int64[Tensor, "targets"]:
+        """How many rows each target is a combination of; 0 where it could not be coded."""
+        return self.offsets.diff()
+
+    def weights(self, i: int) -> tuple[Int32[Tensor, "support"], Float[Tensor, "support"]]:
+        """The rows that target `i` is a combination of, and their weights."""
+        part = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+        return self.indices[part], self.coefficients[part]
+
 
 @dataclass(frozen=True, eq=False)
-class FactoredCode:
+class FactoredCode(Code):
     """Weights `scales[i] * left[i] @ right[j] * right_scales[j]` of target i and row indices[j].
 
     The weights are never written down: decoding costs the product of two thin matrices.
     A target whose scale is 0 could not be coded.
     """
+
+    kind: ClassVar[str] = "factored"
 
     left: Float[Tensor, "targets inner"]
     right: Float[Tensor, "atoms inner"]
@@ -116,7 +105,7 @@ class FactoredCode:
     residual_norms: Float[Tensor, "targets"]
 
     def decode(self, rows: Float[Tensor, "all_atoms dim"]) -> Float[Tensor, "targets dim"]:
-        """The same combinations of other rows; float32, or float64 where `rows` is."""
+        """The weighted sums of `rows`; float32, or float64 where `rows` is."""
         core = self.core(rows)
         result = core.new_empty((len(self.scales), rows.shape[1]))
         for block in chunks(len(result), 4 * core.itemsize * max(core.shape)):
@@ -139,22 +128,10 @@ class FactoredCode:
         left = self.left[block].to(core.device, core.dtype)
         return (left @ core) * self.scales[block].to(core.device, core.dtype)[:, None]
 
+    def support_sizes(self) -> Int64[Tensor, "targets"]:
+        """How many rows each target is a combination of; 0 where it could not be coded."""
+        return torch.where(self.scales != 0, len(self.indices), 0)
 
-def to_tensors(code: Code) -> dict[str, Tensor]:
-    """The tensors of a code by name, to be moved between devices or stored."""
-    kind: Any = _kind(vars(code))
-    return {field.name: getattr(code, field.name) for field in fields(kind)}
-
-
-def from_tensors(tensors: dict[str, Tensor]) -> Code:
-    """The code that `to_tensors` took apart. Other keys beside its own are ignored."""
-    kind: Any = _kind(tensors)
-    return kind(**{field.name: tensors[field.name] for field in fields(kind)})
-
-
-def _kind(names: Iterable[str]) -> type:
-    given = set(names)
-    for kind in (RaggedCode, FactoredCode, SparseCode):
-        if {field.name for field in fields(kind)} <= given:
-            return kind
-    raise ValueError(f"no code has the tensors {', '.join(sorted(given))}")
+    def weights(self, i: int) -> tuple[Int[Tensor, "support"], Float[Tensor, "support"]]:
+        """The rows that target `i` is a combination of, and their weights."""
+        return self.indices, (self.right @ self.left[i]) * self.scales[i] * self.right_scales

@@ -10,17 +10,17 @@ import dataclasses
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp import pursuit
 from mergekit_omp.approximation.anchors import donor_rows
-from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Problem
-from mergekit_omp.approximation.codes import Code, working_dtype
+from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Part
+from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.parameters import Bytes, PositiveInt
-from mergekit_omp.pursuit import SparseCode
+from mergekit_omp.pursuit import Code, SparseCode
 
 PAPER_K = 64
 LEAST_K = 8
@@ -106,11 +106,17 @@ class Omp(AnchorCoding, frozen=True):
             coefficients=coefficients,
         )
 
-    def _combine(self, code: Code, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+    def _combine(
+        self,
+        code: Code,
+        base: Float[Tensor, "base_rows base_dim"],
+        anchor_rows: Int[Tensor, "anchors"],
+        part: Part,
+    ) -> Float[Tensor, "missing base_dim"]:
         if not self.center or not isinstance(code, SparseCode):
-            return super()._combine(code, problem)
+            return super()._combine(code, base, anchor_rows, part)
         # A token without a code is the mean of the anchors here, not of the whole matrix.
-        rows = code.decode(problem.base)
-        anchors = problem.base[problem.space.anchor_rows.to(problem.base.device)]
+        rows = code.decode(base)
+        anchors = base[anchor_rows.to(base.device)]
         rest = 1 - code.coefficients.to(rows.device, rows.dtype).sum(1)
         return rows + rest[:, None] * mean_row(anchors)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_rows, require_anchors
 from mergekit_omp.approximation.auxiliary import VectorsFile, load_vectors
-from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Needs, Part, Problem, Texts
+from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Needs, Part, Texts
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import normal_rows
 from mergekit_omp.approximation.parameters import Seed
@@ -107,6 +107,8 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         )
         return Similarities(targets=targets, atoms=atoms[usable_atoms], rows=rows[usable_atoms])
 
-    def _fallback(self, count: int, problem: Problem) -> Float[Tensor, "count base_dim"]:
+    def _fallback(
+        self, count: int, base: Float[Tensor, "base_rows base_dim"], part: Part
+    ) -> Float[Tensor, "count base_dim"]:
         """What the originals do for tokens without a vector."""
-        return normal_rows(count, problem.base, problem.part.seed(self.seed))
+        return normal_rows(count, base, part.seed(self.seed))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from mergekit_omp.pursuit.sparse_code import SparseCode
+from mergekit_omp.pursuit.sparse_code import Code, SparseCode
 
 if TYPE_CHECKING:
     from mergekit_omp.pursuit.solve import orthogonal_matching_pursuit
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # The one logger of the package: there before what loads late, for those who listen from the start.
 LOG = logging.getLogger(__name__)
 
-__all__ = ["SparseCode", "orthogonal_matching_pursuit"]
+__all__ = ["Code", "SparseCode", "orthogonal_matching_pursuit"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,21 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional
 
 
+class Code(ABC):
+    """For each target, weights over rows of a matrix. Subclasses are dataclasses of tensors.
+
+    `decode` applies the weights to any matrix whose rows stand for the same tokens, so that a
+    combination found in one model's space can be repeated in another's.
+    """
+
+    kind: ClassVar[str]
+    """Tells the subclasses apart in what `to_tensors` returns."""
+    residual_norms: Float[Tensor, "targets"]
+    """Euclidean norms of what the combination leaves of each target, in the targets' units."""
+
+    _kinds: ClassVar[dict[str, type[Code]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Code._kinds[cls.kind] = cls
+
+    @abstractmethod
+    def decode(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "targets dim"]:
+        """The weighted sums of `rows`; float32, or float64 where `rows` is."""
+
+    @abstractmethod
+    def support_sizes(self) -> Int[Tensor, "targets"]:
+        """How many rows each target is a combination of; 0 where it could not be coded."""
+
+    @abstractmethod
+    def weights(self, i: int) -> tuple[Int[Tensor, "support"], Float[Tensor, "support"]]:
+        """The rows that target `i` is a combination of, and their weights."""
+
+    def to_tensors(self) -> dict[str, Any]:
+        """The tensors by name, to be moved between devices or stored, and the `kind` of code."""
+        held: Any = self
+        return {"kind": self.kind, **{f.name: getattr(self, f.name) for f in fields(held)}}
+
+    @staticmethod
+    def from_tensors(tensors: dict[str, Any]) -> Code:
+        """The code that `to_tensors` took apart; keys that are not its own are ignored."""
+        kind: Any = Code._kinds[tensors["kind"]]
+        return kind(**{f.name: tensors[f.name] for f in fields(kind)})
+
+
 @dataclass(frozen=True, eq=False)
-class SparseCode:
+class SparseCode(Code):
     """Each target as a sparse combination of atoms.
 
     Unused slots hold index 0 and coefficient 0. `residual_norms` are Euclidean norms of what
     the combination leaves of the target, in the units of the targets.
     """
+
+    kind: ClassVar[str] = "sparse"
 
     indices: Int64[Tensor, "targets k"]
     coefficients: Float[Tensor, "targets k"]
@@ -33,7 +78,7 @@ class SparseCode:
         )
 
     def replaced(self, rows: Int64[Tensor, "some"], code: SparseCode) -> SparseCode:
-        """The same code with some targets' rows taken, in order, from another."""
+        """A copy in which the targets `rows` have, in order, the entries of `code`."""
         return SparseCode(
             self.indices.index_copy(0, rows, code.indices),
             self.coefficients.index_copy(0, rows, code.coefficients),
@@ -41,7 +86,7 @@ class SparseCode:
         )
 
     def decode(self, rows: Float[Tensor, "atoms dim"]) -> Float[Tensor, "targets dim"]:
-        """The same combinations of other rows; float32, or float64 where `rows` is."""
+        """The weighted sums of `rows`; float32, or float64 where `rows` is."""
         dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
         if self.indices.shape[1] == 0:
             return rows.new_zeros((self.indices.shape[0], rows.shape[1]), dtype=dtype)
@@ -51,3 +96,12 @@ class SparseCode:
             mode="sum",
             per_sample_weights=self.coefficients.to(rows.device, dtype),
         )
+
+    def support_sizes(self) -> Int64[Tensor, "targets"]:
+        """How many rows each target is a combination of; 0 where it could not be coded."""
+        return (self.coefficients != 0).sum(1)
+
+    def weights(self, i: int) -> tuple[Int64[Tensor, "support"], Float[Tensor, "support"]]:
+        """The rows that target `i` is a combination of, and their weights."""
+        used = self.coefficients[i] != 0
+        return self.indices[i][used], self.coefficients[i][used]

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mergekit_omp.approximation import AnchorCoding, Code, FactoredCode, Needs, RaggedCode, Texts
-from mergekit_omp.pursuit import SparseCode
+from mergekit_omp.approximation import AnchorCoding, Needs, Texts
 from mergekit_omp.report.contents import Anchor
 from mergekit_omp.report.token_text import shown
 from mergekit_omp.transplant.row_plan import ApproximatedRows, vocabulary_first
@@ -43,7 +42,7 @@ def anchors_of(
     )
     code = method.encode(plan.space(method.needs, donor))
     return [
-        tuple(Anchor(_named(model, row), weight) for row, weight in _heaviest(*_weights(code, i)))
+        tuple(Anchor(_named(model, row), weight) for row, weight in _heaviest(*code.weights(i)))
         for i in range(len(places))
     ]
 
@@ -52,18 +51,6 @@ def _texts(texts: Texts | None, places: Int[np.ndarray, "tokens"]) -> Texts | No
     if texts is None:
         return None
     return replace(texts, missing=[texts.missing[i] for i in places])
-
-
-def _weights(code: Code, i: int) -> tuple[Tensor, Tensor]:
-    """Rows of the base and their weights, for one target."""
-    if isinstance(code, SparseCode):
-        used = code.coefficients[i] != 0
-        return code.indices[i][used], code.coefficients[i][used]
-    if isinstance(code, RaggedCode):
-        part = slice(int(code.offsets[i]), int(code.offsets[i + 1]))
-        return code.indices[part], code.coefficients[part]
-    assert isinstance(code, FactoredCode)
-    return code.indices, (code.right @ code.left[i]) * code.scales[i] * code.right_scales
 
 
 def _heaviest(rows: Tensor, weights: Tensor) -> list[tuple[int, float]]:

@@ -25,7 +25,6 @@ from mergekit_omp.approximation.base import (
     Part,
     Texts,
 )
-from mergekit_omp.approximation.codes import to_tensors
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.transplant import log as merge_log
 
@@ -103,7 +102,7 @@ class RowPlan:
     """Output ids without a token: they get the mean of the token rows, as mergekit does."""
 
 
-class EncodeMissing(Task[dict[str, Tensor]]):
+class EncodeMissing(Task[dict[str, Any]]):
     """Codes of missing tokens in the donor's space, for all models of one vocabulary."""
 
     model_config = HOLDS_PLANS
@@ -119,7 +118,7 @@ class EncodeMissing(Task[dict[str, Tensor]]):
     def uses_accelerator(self) -> bool:
         return True
 
-    def execute(self, donor: Tensor | None = None, **_kwargs: Any) -> dict[str, Tensor]:
+    def execute(self, donor: Tensor | None = None, **_kwargs: Any) -> dict[str, Any]:
         assert isinstance(self.approximation, AnchorCoding)
         if donor is not None:
             donor = vocabulary_first(donor, self.donor_axis)
@@ -130,7 +129,7 @@ class EncodeMissing(Task[dict[str, Tensor]]):
         except ValueError as error:
             raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error
         # A plain dict, since the executor moves tensors between devices in these alone.
-        result = to_tensors(code)
+        result = code.to_tensors()
         if space.targets is not None:
             result["target_norms"] = space.targets.float().norm(dim=1)
         return result

@@ -17,8 +17,8 @@ from mergekit_omp.approximation.base import (
     AnchorCoding,
     Problem,
 )
-from mergekit_omp.approximation.codes import from_tensors
 from mergekit_omp.approximation.moments import finite_mean
+from mergekit_omp.pursuit import Code
 from mergekit_omp.transplant import log as merge_log
 from mergekit_omp.transplant.row_plan import (
     HOLDS_PLANS,
@@ -129,15 +129,16 @@ def _align(
 def _approximated(
     filling: ApproximatedRows,
     base: Tensor,
-    code: dict[str, Tensor] | None,
+    code: dict[str, Any] | None,
     donor: Tensor | None,
     other_matrix: Tensor | None,
 ) -> Tensor:
     if code is not None:
         assert isinstance(filling.approximation, AnchorCoding)
-        space = filling.plan.space(frozenset(), None)
-        problem = Problem(part=filling.part, base=base, space=space)
-        return filling.approximation.decode(from_tensors(code), problem)
+        anchor_rows = torch.from_numpy(filling.plan.anchor_rows)
+        return filling.approximation.decode(
+            Code.from_tensors(code), base, anchor_rows, filling.part
+        )
     if donor is not None:
         donor = vocabulary_first(donor, filling.donor_axis)
     if other_matrix is not None:

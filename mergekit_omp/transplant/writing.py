@@ -13,7 +13,7 @@ from mergekit.common import ModelReference
 from mergekit.graph import Task
 from torch import Tensor
 
-from mergekit_omp.approximation.codes import from_tensors, support_sizes
+from mergekit_omp.pursuit import Code
 from mergekit_omp.record import row_facts
 from mergekit_omp.record.id_ranges import written
 from mergekit_omp.transplant import log as merge_log
@@ -42,7 +42,7 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
         return self.aligned.group_label()
 
     def execute(
-        self, tensors: dict[ModelReference, Tensor], **codes: dict[str, Tensor]
+        self, tensors: dict[ModelReference, Tensor], **codes: dict[str, Any]
     ) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         for i, plan in enumerate(self.aligned.plans):
@@ -66,7 +66,7 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                 code = codes.get(f"code_{i}_{j}")
                 if code is None:
                     continue
-                support.append(support_sizes(from_tensors(code)).double())
+                support.append(Code.from_tensors(code).support_sizes().double())
                 if "target_norms" in code:
                     norms = code["target_norms"].double()
                     relative.append(

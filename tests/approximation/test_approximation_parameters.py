@@ -20,7 +20,6 @@ from mergekit_omp.approximation import (
     Approximation,
     Needs,
     Part,
-    support_sizes,
 )
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.knn import Knn
@@ -51,7 +50,7 @@ def test_the_mission_comes_first() -> None:
 def test_the_default_k_follows_the_dimension(dimension: int, anchors: int, k: int) -> None:
     assert Omp().sparsity(dimension, anchors) == k
     space = random_space(3, anchors, dimension)
-    assert support_sizes(Omp().encode(space)).tolist() == [k] * 3
+    assert Omp().encode(space).support_sizes().tolist() == [k] * 3
 
 
 def test_the_papers_settings_are_one_parameter_away() -> None:
@@ -59,7 +58,7 @@ def test_the_papers_settings_are_one_parameter_away() -> None:
     paper, written = Omp(paper=True).encode(space), Omp(k=64).encode(space)
     assert torch.equal(paper.indices, written.indices)
     assert torch.equal(paper.coefficients, written.coefficients)
-    assert support_sizes(Omp().encode(space)).tolist() == [8] * 5
+    assert Omp().encode(space).support_sizes().tolist() == [8] * 5
     assert Omp(paper=True, k=5).sparsity(96, 300) == 5
     assert Omp(paper=True).sparsity(96, 30) == 30
 

@@ -23,13 +23,11 @@ from mergekit_omp.approximation import (
     APPROXIMATIONS,
     AnchorCoding,
     Approximation,
+    Code,
     Needs,
     Part,
     Problem,
     chunks,
-    from_tensors,
-    support_sizes,
-    to_tensors,
 )
 from mergekit_omp.approximation.clp import Clp
 from mergekit_omp.approximation.focus import Focus
@@ -263,12 +261,13 @@ def test_nothing_missing_is_no_rows(method: Approximation) -> None:
 def test_one_code_serves_every_base(method: AnchorCoding, rescale_norms: bool) -> None:
     method = method.model_copy(update={"rescale_norms": rescale_norms})
     problem = world()
-    tensors = to_tensors(method.encode(problem.space))
-    code = from_tensors({**tensors, "beside": torch.zeros(1)})
+    tensors = method.encode(problem.space).to_tensors()
+    code = Code.from_tensors({**tensors, "beside": torch.zeros(1)})
     for seed in (1, 2):
         base = random_base(len(problem.base), 5, seed=seed)
         other = dataclasses.replace(problem, base=base)
-        assert torch.equal(method.decode(code, other), method.rows(other))
+        decoded = method.decode(code, base, problem.space.anchor_rows, problem.part)
+        assert torch.equal(decoded, method.rows(other))
 
 
 OVER_ANCHORS = {
@@ -289,7 +288,18 @@ def test_residuals_are_what_the_weights_leave(method: AnchorCoding) -> None:
     stand_ins[space.anchor_rows] = space.anchors
     left = (space.targets - code.decode(stand_ins)).norm(dim=1)
     torch.testing.assert_close(code.residual_norms, left, rtol=1e-3, atol=1e-3)
-    assert (support_sizes(code) > 0).all()
+    assert (code.support_sizes() > 0).all()
+
+
+@methods({n: m for n, m in METHODS.items() if isinstance(m, AnchorCoding)})
+def test_single_weights_are_those_that_decoding_applies(method: AnchorCoding) -> None:
+    problem = world(seed=6)
+    code = method.encode(problem.space)
+    decoded = code.decode(problem.base)
+    for i, size in enumerate(code.support_sizes().tolist()):
+        rows, weights = code.weights(i)
+        close(weights @ problem.base[rows.long()], decoded[i], 1e-5)
+        assert not size or len(rows) == size
 
 
 @methods(METHODS)
