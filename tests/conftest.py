@@ -14,7 +14,8 @@ install_import_hook("mergekit_omp", "beartype.beartype")
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import real_tokenizers  # noqa: E402
-from merges import merge_here  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
+from merges import Ran, merge_here, write_config  # noqa: E402
 from small_models import save_model  # noqa: E402
 
 # The same examples in every run, and no time limit for one: machines differ.
@@ -74,5 +75,21 @@ def refusal(tmp_path: Path) -> Callable[..., str]:
         errors = [line for line in done.text.splitlines() if line.startswith("Error: ")]
         assert len(errors) == 1, done.text
         return errors[0]
+
+    return run
+
+
+@pytest.fixture
+def inspected(tmp_path: Path) -> Callable[..., Ran]:
+    """Run `mergekit-omp inspect` on a config; an error that is no exit is raised."""
+
+    def run(config: dict[str, Any], *options: str) -> Ran:
+        from mergekit_omp.cli import main
+
+        path = write_config(tmp_path / "inspected.yml", config)
+        result = CliRunner().invoke(main, ["inspect", str(path), *options])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Ran(result.exit_code, result.output)
 
     return run

@@ -11,6 +11,7 @@ from mergekit.options import MergeOptions
 from mergekit_omp.approximation.anchors import WITHOUT_DONOR_ROWS
 from mergekit_omp.approximation.base import Part
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.completeness import own_architecture
 from mergekit_omp.models.tensors import VocabularyTensor, architecture_of, vocabulary_tensors
 from mergekit_omp.vocabulary import Vocabulary
 
@@ -42,6 +43,8 @@ def load_donor(
         ) from error
     try:
         tensors = vocabulary_tensors(model, architecture_of(model, options))
+        if Part.INPUT not in tensors and (own := own_architecture(model, options)):
+            tensors = vocabulary_tensors(model, own)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise TransplantError(
             f"The donor {model} is of no architecture that mergekit can read ({error}). Name "

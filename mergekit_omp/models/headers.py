@@ -28,8 +28,20 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F4": torch.float4_e2m1fn_x2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
 }
-"""The safetensors format's names for what a vocabulary tensor may hold."""
+"""The safetensors format's names for what a tensor may hold."""
 
 
 @contextlib.contextmanager
@@ -62,7 +74,7 @@ def fetch_index(repository: str, revision: str | None) -> FetchedIndex:
     """
     found = huggingface_hub.get_safetensors_metadata(repository, revision=revision)
     headers = {
-        name: torch.empty(tensor.shape, dtype=_dtype(tensor.dtype), device="meta")
+        name: torch.empty(tensor.shape, dtype=torch_dtype(tensor.dtype), device="meta")
         for file in found.files_metadata.values()
         for name, tensor in file.tensors.items()
     }
@@ -95,8 +107,9 @@ def _found(task: LoadTensor) -> Tensor | None:
     return None
 
 
-def _dtype(name: str) -> torch.dtype:
-    return _DTYPES.get(name, torch.float32)
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype that safetensors calls `name`; bytes where it has one that torch lacks."""
+    return _DTYPES.get(name, torch.uint8)
 
 
 def _stored(index: ShardedTensorIndex, name: str) -> Tensor:
@@ -109,4 +122,4 @@ def _stored(index: ShardedTensorIndex, name: str) -> Tensor:
         return pickled[name]
     with safetensors.safe_open(path, framework="pt") as file:
         stored = file.get_slice(name)
-        return torch.empty(stored.get_shape(), dtype=_dtype(stored.get_dtype()), device="meta")
+        return torch.empty(stored.get_shape(), dtype=torch_dtype(stored.get_dtype()), device="meta")

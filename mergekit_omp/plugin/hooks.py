@@ -155,9 +155,11 @@ def _wrap_referenced_models() -> None:
 def _wrap_planner() -> None:
     from mergekit.plan import MergePlanner
 
+    from mergekit_omp.models.completeness import complete_architecture
     from mergekit_omp.record.summary import planned_facts
     from mergekit_omp.transplant import log as merge_log
-    from mergekit_omp.transplant.config import parameter_errors
+    from mergekit_omp.transplant.config import models_in_order, parameter_errors
+    from mergekit_omp.transplant.layers import set_layers
     from mergekit_omp.transplant.methods import find
     from mergekit_omp.transplant.planning import TransplantPlan
 
@@ -176,7 +178,20 @@ def _wrap_planner() -> None:
         _wrap_merge()
         merge_log.begin(quiet=options.quiet)
         with merge_log.log_scope():
+            models = models_in_order(config)
+            base = config.base_model or models[0]
+            complete = complete_architecture(
+                base,
+                models,
+                arch_info,
+                options,
+                modules_named=bool(config.modules),
+            )
+            arch_info = complete.architecture
+            set_layers(out_model_config, base.config(options.trust_remote_code), config)
             transplant = TransplantPlan(config, method, options, arch_info, out_model_config)
+            for warning in complete.warnings:
+                transplant.warnings.add(warning)
             original_init(self, config, arch_info, options, out_model_config)
         self._tokenizer_task = transplant.tokenizer_task()
         self._transplant = transplant

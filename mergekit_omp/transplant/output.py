@@ -114,17 +114,6 @@ def set_token_ids(
     return warnings
 
 
-def set_vocabulary_size(config: transformers.PretrainedConfig, rows: int) -> None:
-    """Set the number of rows where the model looks for it: in its text config.
-
-    mergekit sets one key, which for some families (Qwen2.5-VL) is one that nothing reads.
-    """
-    text = config.get_text_config()
-    text.vocab_size = rows
-    if hasattr(text, "vocab_size_per_layer_input"):
-        text.vocab_size_per_layer_input = rows
-
-
 def generation_config(
     base: ModelReference,
     tokenizer: transformers.PreTrainedTokenizerBase,

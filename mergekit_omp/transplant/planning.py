@@ -24,6 +24,7 @@ from mergekit.tokenizer.config import TokenEmbeddingConfig
 from mergekit_omp.approximation.base import Part
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.headers import weights_are_read
+from mergekit_omp.models.known_model import set_vocabulary_size
 from mergekit_omp.models.tensors import PER_LAYER, VocabularyTensor, is_tied, vocabulary_parts
 from mergekit_omp.models.tokenizers import Vocabularies, load_tokenizer, read_vocabulary
 from mergekit_omp.models.union import MANY, check_roles, union_tokenizer
@@ -111,7 +112,7 @@ class TransplantPlan:
         owners = [self.base] if self.source == "base" else self.models
         self.planner = RowPlanner(self.sources, self.source, owners, overrides, self.rows)
         _PLANNED.append((out_config, self.rows))
-        output.set_vocabulary_size(out_config, self.rows)
+        set_vocabulary_size(out_config, self.rows)
 
         base = self.vocabularies.vocabulary(self.base)
         self._base_alignment = self.sources.alignment(base)

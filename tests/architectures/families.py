@@ -180,6 +180,22 @@ VISION_FAMILIES: dict[str, VisionFamily] = {
         },
         {"image_token_index": 1000, "tie_word_embeddings": False},
     ),
+    # mergekit has no definition of it, and infers names that the checkpoint does not have.
+    "llava": VisionFamily(
+        SENTENCEPIECE,
+        {"model_type": "llama"},
+        {
+            "model_type": "clip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+            "projection_dim": 16,
+        },
+        {"image_token_index": 1000, "tie_word_embeddings": False},
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""What the tests of `mergekit-omp inspect` share: the command, run in this process."""
+"""What the tests of `mergekit-omp inspect` share."""
 
 from __future__ import annotations
 
@@ -8,24 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from merges import Ran, write_config
-
-
-@pytest.fixture
-def inspected(tmp_path: Path) -> Callable[..., Ran]:
-    """Run the command on a config; an error that is no exit is raised."""
-
-    def run(config: dict[str, Any], *options: str) -> Ran:
-        from mergekit_omp.cli import main
-
-        path = write_config(tmp_path / "inspected.yml", config)
-        result = CliRunner().invoke(main, ["inspect", str(path), *options])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Ran(result.exit_code, result.output)
-
-    return run
 
 
 @pytest.fixture
