@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READERS := .readers/transformers-4.57.6
 
-.PHONY: demo test lint docs docs-serve oracles clean
+.PHONY: demo test lint docs docs-serve oracles readers clean
 
 $(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/no-deps.txt
 	$(PYTHON) -m venv $(VENV)
@@ -12,6 +13,15 @@ $(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/no-deps.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps -r tests/no-deps.txt
 	touch $@
+
+# An older transformers for the tests, which run it in a process of its own.
+$(READERS): tests/older-transformers.txt | $(READY)
+	rm -rf .readers
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target .readers/new -r $<
+	mv .readers/new $@
+	touch $@
+
+readers: $(READERS)
 
 demo: $(READY)
 	$(BIN)/mergekit-omp demo
@@ -23,7 +33,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 # Threads that wait in a loop are slow where cores are shared.
-test: lint
+test: lint $(READERS)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 # The site, in site/: open site/index.html. A broken link or anchor is an error.
@@ -39,4 +49,4 @@ oracles: $(READY)
 	$(BIN)/python -m pytest tests/oracles/originals.py
 
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .readers build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

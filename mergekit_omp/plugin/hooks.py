@@ -36,6 +36,7 @@ class _Merge:
     out_path: str
     record: dict[str, Any]
     """`tokenizer_transplant.json`, which the merge completes as it runs."""
+    transplant: Any
 
 
 # Merges planned and not yet finished.
@@ -220,7 +221,7 @@ def _wrap_planner() -> None:
             tasks = original_to_disk(self, out_path)
             write = self._transplant.write_task(out_path)
             _under_way[:] = [merge for merge in _under_way if merge.config is not self.config]
-            _under_way.append(_Merge(self.config, out_path, write.files.record))
+            _under_way.append(_Merge(self.config, out_path, write.files.record, self._transplant))
             for fact in planned_facts(write.files.record, write.files.generation_config):
                 LOG.info("%s", fact)
         return [*tasks, write]
@@ -305,6 +306,7 @@ def _wrap_last_step(merge: Any) -> None:
         ours = next((merge for merge in _under_way if merge.config is merge_config), None)
         if ours is not None:
             _under_way.remove(ours)
+            ours.transplant.finish(out_path)
             if not options.quiet:
                 click.echo(summary(ours.record, out_path), err=True)
 

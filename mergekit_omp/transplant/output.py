@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import transformers
 from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
-from mergekit.options import MergeOptions
 
 from mergekit_omp.errors import TransplantError
 
@@ -114,6 +112,26 @@ def set_token_ids(
     return warnings
 
 
+def base_file(model: ModelReference, name: str) -> dict[str, Any]:
+    """The content of a JSON file beside a model's weights; nothing where there is no such file."""
+    path = os.path.join(LoaderCache().get(model).index.base_path, name)
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except ValueError as error:
+        raise TransplantError(
+            f"{name} of {model} is not JSON ({error}). Mend it, or remove it."
+        ) from error
+    if not isinstance(content, dict):
+        raise TransplantError(
+            f"{name} of {model} must hold an object, and holds {json.dumps(content)[:40]}. Mend "
+            "it, or remove it."
+        )
+    return content
+
+
 def generation_config(
     base: ModelReference,
     tokenizer: transformers.PreTrainedTokenizerBase,
@@ -126,13 +144,7 @@ def generation_config(
     where the base has one token for both): as likely as that one, they must not be generated
     in its place.
     """
-    path = os.path.join(LoaderCache().get(base).index.base_path, "generation_config.json")
-    settings: dict[str, Any] = {}
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            settings = json.load(file)
-    else:
-        settings = {"_from_model_config": True}
+    settings = base_file(base, "generation_config.json") or {"_from_model_config": True}
     for role in ALWAYS:
         value = getattr(tokenizer, f"{role}_token_id", None)
         if value is None:
@@ -157,45 +169,3 @@ def generation_config(
             settings.pop("bad_words_ids")
     settings["transformers_version"] = transformers.__version__
     return settings
-
-
-TOKENIZER_MODULE = "output_tokenizer.py"
-TOKENIZER_CODE = '''"""The tokenizer of tokenizer.json, whatever family the model is of."""
-
-from transformers import PreTrainedTokenizerFast
-
-
-class OutputTokenizer(PreTrainedTokenizerFast):
-    """Loads tokenizer.json as it is."""
-'''
-_AUTO_MAP = {"AutoTokenizer": [None, "output_tokenizer.OutputTokenizer"]}
-
-
-def keep_tokenizer_class(
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    base: transformers.PreTrainedTokenizerBase,
-    config: transformers.PretrainedConfig,
-    options: MergeOptions,
-) -> bool:
-    """Have `AutoTokenizer` load the output's tokenizer as it is; whether that needs a file of code.
-
-    For some families (Qwen2) transformers 5 takes the family's own class whatever the files say,
-    and with it another pre-tokenizer. A class named in `auto_map` is the one thing that it
-    respects; without `trust_remote_code` it then loads tokenizer.json, and with it our class.
-    """
-    settings = tokenizer.init_kwargs
-    if settings.get("auto_map") == _AUTO_MAP:
-        del settings["auto_map"]
-    if type(tokenizer) is type(base) or "auto_map" in settings:
-        return False
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-            json.dump({"model_type": config.model_type}, file)
-        loaded = transformers.AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=options.trust_remote_code
-        )
-    if loaded.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str():
-        return False
-    settings["auto_map"] = _AUTO_MAP
-    return True

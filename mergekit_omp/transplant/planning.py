@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ from mergekit_omp.transplant.config import (
 )
 from mergekit_omp.transplant.inputs import MergeInputs, Warnings
 from mergekit_omp.transplant.methods import TransplantMethod
+from mergekit_omp.transplant.other_readers import (
+    tokenizer_files,
+    write_older_config,
+    write_tokenizer_files,
+)
 from mergekit_omp.transplant.row_planning import PlannedTensor, RowPlanner
 from mergekit_omp.transplant.tasks import AlignedVocabulary, OutputTokenizer, TransplantTokenizer
 from mergekit_omp.transplant.token_settings import (
@@ -150,9 +156,9 @@ class TransplantPlan:
     def write_task(self, out_path: str) -> WriteTransplant:
         """The task that writes what the output has beside mergekit's own files."""
         repeated = np.flatnonzero(self._base_alignment.repeated).tolist()
-        needs_code = output.keep_tokenizer_class(
-            self.tokenizer, self.vocabularies.tokenizer(self.base), self.out_config, self.options
-        )
+        self._tokenizer_files = tokenizer_files(self.tokenizer, self.out_config.model_type)
+        for warning in self._tokenizer_files.warnings:
+            self.warnings.add(warning)
         record = transplant_record(
             merge_method=self.method.spec.name,
             approximation=self.method.approximation.name,
@@ -172,9 +178,14 @@ class TransplantPlan:
                 generation_config=output.generation_config(
                     self.base, self.tokenizer, self._moved, repeated
                 ),
-                code={output.TOKENIZER_MODULE: output.TOKENIZER_CODE} if needs_code else {},
             ),
         )
+
+    def finish(self, out_path: str) -> None:
+        """Once mergekit has written its files: have every reader take them alike."""
+        write_tokenizer_files(Path(out_path), self._tokenizer_files)
+        base = output.base_file(self.base, "config.json")
+        write_older_config(Path(out_path), self.out_config, base)
 
     def entries(self, model: ModelReference) -> list[dict[str, Any]]:
         """The entries of the record on one model, tensor by tensor, once `align` has run."""

@@ -114,8 +114,6 @@ class OutputFiles:
     tensors: tuple[tuple[dict[str, Any], ...], ...]
     """The entries of `record` that each of the statistics belongs to, model by model."""
     generation_config: dict[str, Any]
-    code: dict[str, str]
-    """Files of code by name, where the tokenizer needs one to be loaded as it is."""
 
 
 class WriteTransplant(Task[None]):
@@ -143,9 +141,6 @@ class WriteTransplant(Task[None]):
         self._add_approximated_ids()
         os.makedirs(self.out_path, exist_ok=True)
         row_facts.save(self.out_path, self.files.record)
-        for name, code in self.files.code.items():
-            with open(os.path.join(self.out_path, name), "w", encoding="utf-8") as file:
-                file.write(code)
         for name, content in (
             ("generation_config.json", self.files.generation_config),
             ("tokenizer_transplant.json", self.files.record),

@@ -1,0 +1,203 @@
+"""An output's files as every reader takes them: transformers 4.57 and 5, with and without code.
+
+transformers 5 names its tokenizer classes anew and keeps all of rotary position embedding in one
+key, `rope_parameters`; what 4.57 looks for is written beside it. Nothing is said twice in two
+ways: the release that merges must read the same config with the older keys as without.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+"""The one name under which both releases load tokenizer.json as it is."""
+TOKENIZER_MODULE = "output_tokenizer.py"
+TOKENIZER_CODE = '''"""The tokenizer of tokenizer.json, whatever family the model is of."""
+
+from transformers import PreTrainedTokenizerFast
+
+
+class OutputTokenizer(PreTrainedTokenizerFast):
+    """Loads tokenizer.json as it is."""
+'''
+_AUTO_MAP = {"AutoTokenizer": [None, "output_tokenizer.OutputTokenizer"]}
+_OF_THE_PROCESS = ("backend", "is_local", "local_files_only", "name_or_path", "add_prefix_space")
+"""Settings that say how a tokenizer was loaded, and not what it is."""
+
+_ROPE = "rope_parameters"
+_OLDER_ROPE = (
+    *("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor"),
+    *("rotary_emb_base", "rotary_pct", "global_rope_theta", "local_rope_theta"),
+)
+_OLDER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "rope_theta": ("rope_theta", "rotary_emb_base"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+}
+_BY_LAYER_TYPE = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What an output's tokenizer needs so that every reader loads it as it is."""
+
+    settings: dict[str, Any] | None
+    """For tokenizer_config.json; None for a tokenizer with code of its own, which stays."""
+    code: dict[str, str] = field(default_factory=dict)
+    """Files of code by name."""
+    warnings: tuple[str, ...] = ()
+
+
+def tokenizer_files(
+    tokenizer: transformers.PreTrainedTokenizerBase, model_type: str
+) -> TokenizerFiles:
+    """Find out, by loading it, how `AutoTokenizer` takes the output's tokenizer as it is.
+
+    For some families (Qwen2) transformers 5 takes the family's own class whatever the files say,
+    and with it another pre-tokenizer. A class named in `auto_map` is the one thing that it
+    respects; without `trust_remote_code` it then loads tokenizer.json, and with it our class.
+    """
+    settings = tokenizer.init_kwargs
+    if settings.get("auto_map") == _AUTO_MAP:
+        del settings["auto_map"]
+    if "auto_map" in settings or getattr(tokenizer, "backend_tokenizer", None) is None:
+        return TokenizerFiles(None)
+    plain = TokenizerFiles(_settings(tokenizer))
+    mapped = TokenizerFiles(
+        {**_settings(tokenizer), "auto_map": _AUTO_MAP}, {TOKENIZER_MODULE: TOKENIZER_CODE}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        Path(folder, "config.json").write_text(json.dumps({"model_type": model_type}))
+        for files in (plain, mapped):
+            write_tokenizer_files(Path(folder), files)
+            if _read_as_it_is(Path(folder), tokenizer, trust=bool(files.code)):
+                return files
+    return TokenizerFiles(
+        plain.settings,
+        warnings=(
+            f"AutoTokenizer of transformers {transformers.__version__} makes another tokenizer of "
+            f"the output's tokenizer.json, as the model is a {model_type}. Load it with "
+            "PreTrainedTokenizerFast.from_pretrained instead.",
+        ),
+    )
+
+
+def write_tokenizer_files(folder: Path, files: TokenizerFiles) -> None:
+    """Finish the tokenizer that `save_pretrained` wrote into `folder`."""
+    if files.settings is None:
+        return
+    for name, code in files.code.items():
+        (folder / name).write_text(code, encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    for key in (*_OF_THE_PROCESS, "auto_map"):
+        written.pop(key, None)
+    # transformers 4.57 takes a list under the new name for a dictionary, and fails.
+    if isinstance(written.get("extra_special_tokens"), list):
+        written["additional_special_tokens"] = written.pop("extra_special_tokens")
+    named = written.get("model_specific_special_tokens")
+    if named:
+        written["extra_special_tokens"] = named
+    _write(path, {**written, **files.settings})
+
+
+def write_older_config(
+    folder: Path, config: transformers.PretrainedConfig, base: Mapping[str, Any]
+) -> None:
+    """Add to the config.json in `folder` what transformers 4.57 looks for.
+
+    `config` is the one that was saved there, and `base` the content of the base's config.json.
+    """
+    path = folder / "config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    older = older_config(written, base)
+    if older != written and _same(type(config), written, older):
+        _write(path, older)
+
+
+def older_config(config: dict[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the keys that transformers 4.57 reads rotary position embedding from.
+
+    They are those of the base's own file, or what `rope_parameters` say.
+    """
+    result = {}
+    for key, value in config.items():
+        inner = base.get(key)
+        result[key] = (
+            older_config(value, inner if isinstance(inner, dict) else {})
+            if isinstance(value, dict) and key != _ROPE
+            else value
+        )
+    rope = config.get(_ROPE)
+    if isinstance(rope, dict):
+        kept = {key: base[key] for key in _OLDER_ROPE if key in base}
+        result = {**_from_parameters(rope), **kept, **result}
+    return result
+
+
+def _from_parameters(rope: dict[str, Any]) -> dict[str, Any]:
+    by_type = {key: value for key, value in rope.items() if isinstance(value, dict)}
+    if by_type:
+        older: dict[str, Any] = {}
+        for layer_type, name in _BY_LAYER_TYPE.items():
+            held = _from_parameters(by_type.get(layer_type, {}))
+            if "rope_theta" in held:
+                older[name] = held["rope_theta"]
+            if layer_type == "full_attention" and "rope_scaling" in held:
+                older["rope_scaling"] = held["rope_scaling"]
+        return older
+    older = {
+        name: rope[key] for key, names in _OLDER_NAMES.items() if key in rope for name in names
+    }
+    scaling = {key: value for key, value in rope.items() if key not in _OLDER_NAMES}
+    if scaling.get("rope_type", "default") != "default" or len(scaling) > 1:
+        older["rope_scaling"] = scaling
+    return older
+
+
+def _settings(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the two releases would otherwise take from a class, whose defaults differ."""
+    settings = {
+        "tokenizer_class": TOKENIZER_CLASS,
+        "model_input_names": list(tokenizer.model_input_names),
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
+    }
+    pre_tokenizer = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+    if "add_prefix_space" in pre_tokenizer:
+        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
+    return settings
+
+
+def _read_as_it_is(
+    folder: Path, tokenizer: transformers.PreTrainedTokenizerBase, *, trust: bool
+) -> bool:
+    """Whether `AutoTokenizer` makes of `folder` what `tokenizer` is; with code where `trust`."""
+    expected = tokenizer.backend_tokenizer.to_str()
+    for trusted in (False, True) if trust else (False,):
+        loaded = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+        if loaded.backend_tokenizer.to_str() != expected:
+            return False
+    return True
+
+
+def _same(
+    kind: type[transformers.PretrainedConfig], one: dict[str, Any], other: dict[str, Any]
+) -> bool:
+    """Whether the release that merges reads the same from two contents of config.json."""
+    first, second = (kind.from_dict(copy.deepcopy(each)).to_dict() for each in (one, other))
+    return all(second.get(key) == value for key, value in first.items())
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
