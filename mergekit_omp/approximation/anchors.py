@@ -10,17 +10,11 @@ from mergekit_omp.approximation.base import CodingInputs
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.moments import finite_rows
 
-WITHOUT_DONOR_ROWS = (
-    "mean, zero, normal and subword need no donor weights, nor do wechsel, focus and clp with "
-    "`auxiliary: <file of vectors>`"
-)
-"""What works with a donor that has a tokenizer and no weights."""
-
 
 def donor_is_missing(method: str) -> ValueError:
-    """The error of a method that cannot do without the donor's rows."""
+    """The error of a method that was given no rows of a donor and cannot do without."""
     return ValueError(
-        f"{method} needs the donor's rows, and this donor has none: {WITHOUT_DONOR_ROWS}"
+        f"{method} needs the donor's rows of missing tokens and anchors, and this donor has none"
     )
 
 

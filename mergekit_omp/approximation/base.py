@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, Field
 from torch import Tensor
@@ -81,6 +82,8 @@ class CodingInputs:
     other_anchors: Float[Tensor, "anchors other_dim"] | None = None
     texts: Texts | None = None
     progress: bool = False
+    in_force: dict[str, Any] = field(default_factory=dict)
+    """Written by the method: values of parameters that it chose or reduced while it ran."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +95,51 @@ class Problem:
     space: CodingInputs
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How large a problem is, as headers and tokenizers tell before any row is read."""
+
+    missing: int
+    anchors: int
+    base_rows: int
+    base_dim: int
+    donor_dim: int
+    """Numbers in a row of the donor's matrix; of the base's where the method reads no donor."""
+    other_dim: int = 0
+    """Numbers in a row of the donor's other matrix, where the method reads it."""
+    dtype: torch.dtype = torch.float32
+    """What the donor's rows are stored in."""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method takes for a problem of some size, beside reading and writing rows."""
+
+    multiply_adds: float = 0.0
+    """Those of the products that dominate, weighted by how fast they go against those of a large
+    float32 product; 0 where none takes long."""
+    bytes: int = 0
+    """Working memory, where it is more than a few hundred megabytes."""
+    search: str | None = None
+    """How it searches, where it has a choice."""
+
+
+def all_similarities(sizes: Sizes) -> Cost:
+    """What it costs to compare every missing token with every anchor."""
+    return Cost(float(sizes.missing) * sizes.anchors * sizes.donor_dim)
+
+
 class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
-    """A training-free way to fill in missing rows. Fields are its parameters."""
+    """A training-free way to find missing rows. Fields are its parameters."""
 
     name: ClassVar[str]
     """The word for it in `merge_method:`."""
     reference: ClassVar[str | None] = None
     """Where it was published."""
+    instead_of_donor_rows: ClassVar[str | None] = None
+    """The parameter that spares a method which `needs` the donor's rows these rows, as it is to
+    be written; None where there is none."""
 
     rescale_norms: bool = Field(
         default=False,
@@ -122,6 +163,22 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
         INPUT or HEAD; problems with the same one have the same code.
         """
         return Part.INPUT if part == Part.INPUT else Part.HEAD
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """What a problem of these sizes takes. ValueError where the method would refuse it."""
+        return Cost()
+
+    def clamped(self, sizes: Sizes) -> Approximation:
+        """The method with its parameters as they hold for a problem of these sizes.
+
+        A parameter that was left open is chosen, and one that asks for more than there is
+        reduced, as far as the sizes tell; the rest is written to `CodingInputs.in_force` later.
+        """
+        return self
+
+    def parameters_in_force(self, inputs: CodingInputs) -> dict[str, Any]:
+        """The parameters with which the method worked on `inputs`, as values for JSON."""
+        return {**self.model_dump(mode="json"), **inputs.in_force}
 
     def rows(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
         """The missing rows, computed in float32 (float64 where the base's matrix is)."""

@@ -11,7 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_rows
-from mergekit_omp.approximation.base import AnchorCoding, CodingInputs
+from mergekit_omp.approximation.base import (
+    AnchorCoding,
+    CodingInputs,
+    Cost,
+    Sizes,
+    all_similarities,
+)
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.parameters import PositiveInt
@@ -40,9 +46,15 @@ class Knn(AnchorCoding, frozen=True):
         "`metric`, by cosine similarity, or as the least squares fit of the token.",
     )
 
+    def cost(self, sizes: Sizes) -> Cost:
+        return all_similarities(sizes)
+
+    def clamped(self, sizes: Sizes) -> Knn:
+        return self.model_copy(update={"k": min(self.k, sizes.anchors)})
+
     def encode(self, space: CodingInputs) -> SparseCode:
         targets, anchors, rows = donor_rows(self.name, space)
-        k = min(self.k, len(anchors))
+        k = space.in_force["k"] = min(self.k, len(anchors))
         if k < self.k:
             LOG.warning("knn: k reduced from %d to %d, the number of anchors", self.k, k)
         dtype = working_dtype(targets, anchors)

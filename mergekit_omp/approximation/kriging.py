@@ -16,7 +16,15 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_rows, usable_rows
-from mergekit_omp.approximation.base import Approximation, Needs, Part, Problem
+from mergekit_omp.approximation.base import (
+    Approximation,
+    Cost,
+    Needs,
+    Part,
+    Problem,
+    Sizes,
+    all_similarities,
+)
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.features import (
@@ -70,7 +78,6 @@ class Kriging(Approximation, frozen=True):
         description="How far rows of the head are moved from the anchors' mean, relative to the "
         "prediction, which is shorter than what it predicts.",
     )
-
     digits: bool = Field(
         default=True,
         description="Move the rows of numbers that the base writes digit by digit towards the "
@@ -80,6 +87,16 @@ class Kriging(Approximation, frozen=True):
     @property
     def needs(self) -> frozenset[Needs]:
         return frozenset({Needs.DONOR_ROWS, Needs.OTHER_MATRIX, Needs.TEXT})
+
+    def cost(self, sizes: Sizes) -> Cost:
+        # Three penalties are tried as a rule, in float64.
+        features = float(sizes.donor_dim + sizes.other_dim + sizes.base_dim)
+        normal = sizes.anchors * features * (features + sizes.base_dim)
+        solved = 6 * (features**3 + features**2 * sizes.base_dim)
+        return Cost(normal + solved + 2 * all_similarities(sizes).multiply_adds)
+
+    def clamped(self, sizes: Sizes) -> Kriging:
+        return self.model_copy(update={"neighbors": min(self.neighbors, sizes.anchors)})
 
     def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
         targets, anchors, rows = donor_rows(self.name, problem.space)
@@ -108,6 +125,8 @@ class Kriging(Approximation, frozen=True):
                 yield anchor_features(known, part, dtype), base[rows[part]].to(dtype) - mean
 
         fit = fit_ridge(training, width, base.shape[1], device=device, ridge=self.ridge)
+        problem.space.in_force["ridge"] = fit.ridge
+        problem.space.in_force["neighbors"] = min(self.neighbors, len(rows))
         LOG.debug("kriging: ridge %g of %d features, %d anchors", fit.ridge, width, len(rows))
         trend = fit.coefficients.to(dtype)
         residuals = base.new_empty((len(rows), base.shape[1]), dtype=dtype)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_omp.approximation.base import Approximation, Problem
+from mergekit_omp.approximation.base import Approximation, Cost, Problem, Sizes
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import finite_rows, moments, standard_normal
@@ -26,6 +26,9 @@ class Normal(Approximation, frozen=True):
     reference: ClassVar[str | None] = "https://nlp.stanford.edu/~johnhew/vocab-expansion.html"
 
     seed: Seed = Field(default=0, description="Starts the random generator.")
+
+    def cost(self, sizes: Sizes) -> Cost:
+        return Cost(float(sizes.base_rows) * sizes.base_dim**2)
 
     def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
         base = problem.base

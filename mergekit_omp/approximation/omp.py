@@ -14,13 +14,13 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_omp import pursuit
 from mergekit_omp.approximation.anchors import donor_rows
-from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Part
+from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Cost, Part, Sizes
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.parameters import Bytes, PositiveInt
 from mergekit_omp.pursuit import Code, SparseCode
+from mergekit_omp.pursuit.problem import PRECISION, Problem, clamped, prepare
 
 PAPER_K = 64
 LEAST_K = 8
@@ -66,15 +66,34 @@ class Omp(AnchorCoding, frozen=True):
     )
 
     def sparsity(self, dimension: int, anchors: int) -> int:
-        """At most how many anchors a token gets.
-
-        A `k` that was written comes as it is: the pursuit reduces it where it has to, and says
-        so.
-        """
-        if self.k is not None:
-            return self.k
+        """At most how many anchors a token gets, in a donor's space of so many dimensions."""
         wanted = PAPER_K if self.paper else min(max(dimension // 16, LEAST_K), PAPER_K)
-        return min(wanted, dimension, anchors)
+        return clamped(wanted if self.k is None else self.k, anchors, dimension)
+
+    def clamped(self, sizes: Sizes) -> Omp:
+        return self.model_copy(update={"k": self.sparsity(sizes.donor_dim, sizes.anchors)})
+
+    def cost(self, sizes: Sizes) -> Cost:
+        from mergekit_omp.pursuit.choice import choose
+
+        plan = choose(self._stand_in(sizes), self.search, self.memory)
+        gram = "" if plan.gram is None else f" ({str(plan.gram).removeprefix('torch.')})"
+        slower = 2 if sizes.dtype == torch.float64 else 1
+        return Cost(plan.cost * slower, plan.bytes, plan.search + gram)
+
+    def _stand_in(self, sizes: Sizes) -> Problem:
+        """A pursuit of the right sizes that takes no memory, to choose a search for."""
+        dtype = torch.float64 if sizes.dtype == torch.float64 else torch.float32
+        zero = torch.zeros((1, 1), dtype=dtype, device=sizes.device)
+        return Problem(
+            targets=zero.expand(sizes.missing, sizes.donor_dim),
+            atoms=zero.expand(sizes.anchors, sizes.donor_dim),
+            target_norms=zero[0].expand(sizes.missing),
+            atom_norms=zero[0].expand(sizes.anchors),
+            usable=torch.ones(1, dtype=torch.bool, device=sizes.device).expand(sizes.anchors),
+            sparsity=self.sparsity(sizes.donor_dim, sizes.anchors),
+            tolerance=PRECISION[dtype].residual,
+        )
 
     def encode(self, space: CodingInputs) -> SparseCode:
         targets, atoms, rows = donor_rows(self.name, space)
@@ -88,14 +107,7 @@ class Omp(AnchorCoding, frozen=True):
         norms = torch.linalg.vector_norm(atoms, dim=1)
         if self.normalize_atoms:
             atoms = atoms / norms.clamp_min(torch.finfo(dtype).tiny)[:, None]
-        code = pursuit.orthogonal_matching_pursuit(
-            targets,
-            atoms,
-            self.sparsity(atoms.shape[1], len(atoms)),
-            search=self.search,
-            memory=self.memory,
-            progress=space.progress,
-        )
+        code = self._pursue(targets, atoms, space)
         coefficients = code.coefficients
         if self.normalize_atoms:
             used = norms[code.indices].clamp_min(torch.finfo(dtype).tiny)
@@ -105,6 +117,27 @@ class Omp(AnchorCoding, frozen=True):
             indices=rows[code.indices],
             coefficients=coefficients,
         )
+
+    def _pursue(
+        self,
+        targets: Float[Tensor, "targets dim"],
+        atoms: Float[Tensor, "atoms dim"],
+        space: CodingInputs,
+    ) -> SparseCode:
+        # Loaded where it is used: it loads Numba, which takes a second.
+        from mergekit_omp.pursuit.choice import choose
+        from mergekit_omp.pursuit.solve import solve_planned
+
+        anchors, dimension = atoms.shape
+        # A `k` that was written goes as it is, so that the pursuit warns where it is reduced.
+        wanted = self.sparsity(dimension, anchors) if self.k is None else self.k
+        problem = prepare(targets, atoms, wanted, None)
+        space.in_force["k"] = problem.sparsity
+        if not len(targets):
+            return SparseCode.empty(targets, problem.sparsity)
+        plan = choose(problem, self.search, self.memory)
+        space.in_force["search"] = plan.search if plan.verified else "fast"
+        return solve_planned(problem, plan, progress=space.progress)
 
     def _combine(
         self,

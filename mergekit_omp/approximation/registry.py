@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mergekit_omp.approximation.base import Approximation
+from mergekit_omp.approximation.base import Approximation, Needs
 from mergekit_omp.approximation.clp import Clp
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.knn import Knn
@@ -36,3 +36,21 @@ APPROXIMATIONS: Mapping[str, type[Approximation]] = MappingProxyType(
         )
     }
 )
+
+
+def without_donor_rows() -> str:
+    """Which methods work with a donor that has a tokenizer and no weights, as a clause."""
+    # Without validation, since a required parameter does not matter here.
+    kinds = {name: kind.model_construct() for name, kind in APPROXIMATIONS.items()}
+    none = [name for name, kind in kinds.items() if Needs.DONOR_ROWS not in kind.needs]
+    spared: dict[str, list[str]] = {}
+    for name, kind in kinds.items():
+        if name not in none and kind.instead_of_donor_rows is not None:
+            spared.setdefault(kind.instead_of_donor_rows, []).append(name)
+    return f"{_listed(none)} need no donor weights" + "".join(
+        f", nor do {_listed(names)} with {setting}" for setting, names in spared.items()
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -10,6 +10,7 @@ import logging
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,7 +19,16 @@ from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_rows, require_anchors
 from mergekit_omp.approximation.auxiliary import VectorsFile, load_vectors
-from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Needs, Part, Texts
+from mergekit_omp.approximation.base import (
+    AnchorCoding,
+    CodingInputs,
+    Cost,
+    Needs,
+    Part,
+    Sizes,
+    Texts,
+    all_similarities,
+)
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import normal_rows
 from mergekit_omp.approximation.parameters import Seed
@@ -47,6 +57,8 @@ class Similarities:
 class SimilarityCoding(AnchorCoding, ABC, frozen=True):
     """Weights from cosine similarities, in the donor's space or in that of a file of vectors."""
 
+    instead_of_donor_rows: ClassVar[str | None] = "`auxiliary: <file of vectors>`"
+
     auxiliary: VectorsFile | None = Field(
         default=None,
         description="A file of word vectors (.vec, .vec.gz, or .safetensors keyed by token) to "
@@ -57,6 +69,9 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         description="Starts the random generator for tokens that have no vector: they get a "
         "sample with the mean and deviation of the base's rows.",
     )
+
+    def cost(self, sizes: Sizes) -> Cost:
+        return all_similarities(sizes)
 
     @property
     def needs(self) -> frozenset[Needs]:

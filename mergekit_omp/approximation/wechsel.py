@@ -58,7 +58,7 @@ class Wechsel(SimilarityCoding, frozen=True):
 
     def encode(self, space: CodingInputs) -> SparseCode:
         found = self._among_base_tokens(space)
-        k = min(self.neighbors, len(found.atoms))
+        k = space.in_force["neighbors"] = min(self.neighbors, len(found.atoms))
         dtype, device = found.dtype, found.targets.device
         atoms = found.atoms.to(dtype)
         norms = torch.linalg.vector_norm(atoms, dim=1)

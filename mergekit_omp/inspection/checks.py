@@ -223,9 +223,9 @@ def _pursuits(facts: Facts) -> Iterator[str]:
                 f"{where}: base and donor share only {step.anchors} tokens to learn from; rows "
                 f"of {step.dimension} numbers are poorly approximated from so few."
             )
-        if step.sparsity is not None and step.k is not None and step.sparsity < step.k:
+        if step.k is not None and step.k_in_force is not None and step.k_in_force < step.k:
             yield (
-                f"{where}: `k: {step.k}` is reduced to {step.sparsity}: there are {step.anchors} "
+                f"{where}: `k: {step.k}` is reduced to {step.k_in_force}: there are {step.anchors} "
                 f"anchors, and a row has {step.dimension} numbers."
             )
 

@@ -1,7 +1,7 @@
 """What approximating the missing rows will take: which search, about how long, how much memory.
 
-The pursuit's own choice (`pursuit.choice`) is asked with stand-ins of the right sizes; counts of
-multiply-adds become seconds by one product that is timed here.
+Each method says what it costs (`Approximation.cost`); multiply-adds become seconds by one product
+that is timed here.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ from dataclasses import dataclass
 
 import torch
 from mergekit.common import ModelReference
+from mergekit.io.tasks import LoadTensor
 from torch import Tensor
 
-from mergekit_omp.approximation.base import Approximation
-from mergekit_omp.approximation.omp import Omp
+from mergekit_omp.approximation import Cost, Sizes
 from mergekit_omp.models.headers import header
-from mergekit_omp.pursuit.choice import choose
-from mergekit_omp.pursuit.problem import PRECISION, Problem
 from mergekit_omp.transplant.planning import AlignedTensor, TransplantPlan
 from mergekit_omp.transplant.row_plan import ApproximatedRows, RowPlan
 
-BY_SIMILARITY = ("wechsel", "focus", "clp", "knn")
 TIMED_SECONDS = 0.05
 
 
@@ -37,15 +34,15 @@ class Step:
     """None where the method reads no donor rows."""
     method: str
     k: int | None
-    """For `omp`: how many anchors a token may use."""
-    sparsity: int | None
-    """The same, as far as there are anchors and dimensions."""
+    """The method's parameter of this name, as it was written; None without one."""
+    k_in_force: int | None
+    """How many anchors a token may use, as far as there are anchors and dimensions."""
     missing: int
     anchors: int
     dimension: int
     """Numbers in a row of the donor's tensor; of the base's where none is read."""
     search: str | None
-    """For `omp`: the pursuit's search, with the type that its Gram matrix has."""
+    """How the method searches, where it has a choice."""
     multiply_adds: float
     """Weighted by how fast they go against a large float32 product."""
     bytes: int
@@ -82,24 +79,22 @@ def _step(
     size += len(sharing) * plan.rows * _width(base) * base.element_size()
     if donor is not None:
         size += _size(donor) + 4 * dimension * (missing + anchors)
-    search, cost, refusal, k, sparsity = None, 0.0, None, None, None
     approximation = filling.approximation
-    if isinstance(approximation, Omp) and donor is not None:
-        k = approximation.sparsity(dimension, anchors)
-        sparsity = min(k, anchors, dimension)
-        double = donor.dtype == torch.float64
-        problem = _stand_in(missing, anchors, dimension, sparsity, double, transplant)
-        try:
-            chosen = choose(problem, approximation.search, approximation.memory)
-        except ValueError as error:
-            refusal = str(error)
-        else:
-            gram = "" if chosen.gram is None else str(chosen.gram).removeprefix("torch.")
-            search = f"{chosen.search} ({gram})" if gram else chosen.search
-            cost = chosen.cost * (2 if double else 1)
-            size += chosen.bytes
-    else:
-        cost = _cost(approximation, missing, anchors, dimension, base)
+    sizes = Sizes(
+        missing=missing,
+        anchors=anchors,
+        base_rows=len(base),
+        base_dim=_width(base),
+        donor_dim=dimension,
+        other_dim=0 if filling.other_matrix is None else _width(_header(filling.other_matrix)),
+        dtype=(base if donor is None else donor).dtype,
+        device=present(transplant.options.device),
+    )
+    refusal = None
+    try:
+        cost = approximation.cost(sizes)
+    except ValueError as error:
+        cost, refusal = Cost(), str(error)
     return Step(
         tensor=entry["tensor"],
         part=filling.part.value,
@@ -107,14 +102,14 @@ def _step(
         donor=None if filling.donor is None else str(filling.donor.model),
         donor_tensor=None if filling.donor is None else filling.donor.tensor,
         method=approximation.name,
-        k=k,
-        sparsity=sparsity,
+        k=getattr(approximation, "k", None),
+        k_in_force=getattr(approximation.clamped(sizes), "k", None),
         missing=missing,
         anchors=anchors,
         dimension=dimension,
-        search=search,
-        multiply_adds=cost,
-        bytes=size,
+        search=cost.search,
+        multiply_adds=cost.multiply_adds,
+        bytes=size + cost.bytes,
         refusal=refusal,
     )
 
@@ -124,13 +119,10 @@ def _same(one: ApproximatedRows, other: ApproximatedRows) -> bool:
 
 
 def _base_header(aligned: AlignedTensor, model: ModelReference) -> Tensor:
-    (found,) = (
-        header(task)
-        for task in aligned.task.gather_tensors.arguments().values()
-        if task.model == model
+    (task,) = (
+        task for task in aligned.task.gather_tensors.arguments().values() if task.model == model
     )
-    assert found is not None
-    return found
+    return _header(task)
 
 
 def _width(tensor: Tensor) -> int:
@@ -141,45 +133,10 @@ def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _stand_in(
-    missing: int, anchors: int, dim: int, sparsity: int, double: bool, transplant: TransplantPlan
-) -> Problem:
-    dtype = torch.float64 if double else torch.float32
-    device = present(transplant.options.device)
-    zero = torch.zeros((1, 1), dtype=dtype, device=device)
-    return Problem(
-        targets=zero.expand(missing, dim),
-        atoms=zero.expand(anchors, dim),
-        target_norms=zero[0].expand(missing),
-        atom_norms=zero[0].expand(anchors),
-        usable=torch.ones(1, dtype=torch.bool, device=device).expand(anchors),
-        sparsity=sparsity,
-        tolerance=PRECISION[dtype].residual,
-    )
-
-
-def _cost(
-    approximation: Approximation, missing: int, anchors: int, dimension: int, base: Tensor
-) -> float:
-    """Multiply-adds of the products that dominate the other methods; 0 where there are none."""
-    if approximation.name in BY_SIMILARITY:
-        return float(missing) * anchors * dimension
-    if approximation.name == "linear":
-        # In float64: twice the time.
-        return 2.0 * (anchors * (dimension + _width(base)) + missing * _width(base)) * dimension
-    if approximation.name == "kriging":
-        # With a donor that is not tied; three penalties are tried as a rule, in float64.
-        features = 2.0 * dimension + _width(base)
-        normal = anchors * features * (features + _width(base))
-        solved = 6 * (features**3 + features**2 * _width(base))
-        return normal + solved + 2 * missing * anchors * dimension
-    if approximation.name == "kriging":
-        # Features: both of the donor's rows and the pieces' mean; similarities to all anchors.
-        features = 2 * dimension + _width(base)
-        return features * (float(anchors) * features + float(missing) * (anchors + _width(base)))
-    if approximation.name == "normal":
-        return float(base.numel()) * _width(base)
-    return 0.0
+def _header(task: LoadTensor) -> Tensor:
+    found = header(task)
+    assert found is not None
+    return found
 
 
 def present(device: str | None) -> str:

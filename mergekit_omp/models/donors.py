@@ -8,8 +8,7 @@ from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
-from mergekit_omp.approximation.anchors import WITHOUT_DONOR_ROWS
-from mergekit_omp.approximation.base import Part
+from mergekit_omp.approximation import Part, without_donor_rows
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.completeness import own_architecture
 from mergekit_omp.models.tensors import VocabularyTensor, architecture_of, vocabulary_tensors
@@ -39,7 +38,7 @@ def load_donor(
         raise TransplantError(
             f"The donor {model} has a tokenizer but no weights that can be read ({error}). "
             f"{method!r} finds missing tokens in the donor's rows: name a donor with weights, or "
-            f"use another method: {WITHOUT_DONOR_ROWS}."
+            f"use another method: {without_donor_rows()}."
         ) from error
     try:
         tensors = vocabulary_tensors(model, architecture_of(model, options))

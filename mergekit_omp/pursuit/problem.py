@@ -63,6 +63,11 @@ class Problem:
         )
 
 
+def clamped(k: int, atoms: int, dimension: int) -> int:
+    """`k` as far as it can be used: of more atoms than dimensions, some depend on the others."""
+    return min(k, atoms, dimension)
+
+
 def prepare(
     targets: Float[Tensor, "targets dim"],
     atoms: Float[Tensor, "atoms dim"],
@@ -87,7 +92,7 @@ def prepare(
     if not bool(usable.all()):
         atoms = torch.where(usable[:, None], atoms, 0)
         norms = torch.where(usable, norms, 0)
-    sparsity = min(k, *atoms.shape)
+    sparsity = clamped(k, *atoms.shape)
     if sparsity < k:
         LOG.warning(
             "k reduced from %d to %d: a target cannot use more atoms than there are (%d)"

@@ -20,6 +20,9 @@ from mergekit_omp.approximation import (
     Approximation,
     Needs,
     Part,
+    Problem,
+    Sizes,
+    without_donor_rows,
 )
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.knn import Knn
@@ -51,6 +54,58 @@ def test_the_default_k_follows_the_dimension(dimension: int, anchors: int, k: in
     assert Omp().sparsity(dimension, anchors) == k
     space = random_space(3, anchors, dimension)
     assert Omp().encode(space).support_sizes().tolist() == [k] * 3
+
+
+@pytest.mark.parametrize("kind", APPROXIMATIONS.values(), ids=APPROXIMATIONS.keys())
+def test_what_is_in_force_is_known_before_and_told_after(kind: type[Approximation]) -> None:
+    asked = {name: 400 for name in ("k", "neighbors") if name in kind.model_fields}
+    method, problem = kind(**asked), world()
+    sizes = sizes_of(problem)
+    rows = method.rows(problem)
+    told = method.parameters_in_force(problem.space)
+    assert told.keys() == kind.model_fields.keys()
+    assert "auto" not in told.values() and told.get("k", 0) is not None
+    clamped = method.clamped(sizes)
+    assert type(clamped) is kind
+    torch.testing.assert_close(clamped.rows(world()), rows)
+    if "k" in asked:
+        assert told["k"] == clamped.model_dump()["k"] < 400
+    # What was in force is a config that gives the rows again.
+    torch.testing.assert_close(kind(**told).rows(world()), rows)
+    assert 0 <= kind().cost(sizes).multiply_adds < float("inf")
+
+
+def sizes_of(problem: Problem) -> Sizes:
+    space = problem.space
+    return Sizes(
+        missing=space.missing,
+        anchors=len(space.anchor_rows),
+        base_rows=len(problem.base),
+        base_dim=problem.base.shape[1],
+        donor_dim=space.anchors.shape[1],
+    )
+
+
+def test_a_larger_problem_costs_more() -> None:
+    small = Sizes(missing=500, anchors=800, base_rows=1000, base_dim=32, donor_dim=64)
+    large = Sizes(missing=5000, anchors=8000, base_rows=9000, base_dim=320, donor_dim=640)
+    for name, kind in APPROXIMATIONS.items():
+        free = name in ("mean", "zero", "subword")
+        costs = [kind().cost(sizes).multiply_adds for sizes in (small, large)]
+        assert (costs == [0, 0]) if free else (100 * costs[0] < costs[1]), name
+
+
+def test_a_search_that_does_not_fit_is_refused_beforehand() -> None:
+    sizes = Sizes(missing=5000, anchors=8000, base_rows=9000, base_dim=320, donor_dim=640)
+    with pytest.raises(ValueError, match="GB of memory"):
+        Omp(memory="1MB").cost(sizes)
+
+
+def test_methods_say_themselves_what_works_without_donor_rows() -> None:
+    assert without_donor_rows() == (
+        "mean, zero, subword and normal need no donor weights, nor do wechsel, focus and clp with "
+        "`auxiliary: <file of vectors>`"
+    )
 
 
 def test_the_papers_settings_are_one_parameter_away() -> None:
