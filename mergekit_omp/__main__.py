@@ -1,4 +1,8 @@
-"""`python -m mergekit_omp CONFIG OUT [mergekit-yaml's options]`: where a site forbids .pth files."""
+"""`python -m mergekit_omp`: both commands where a site has neither scripts nor .pth files.
+
+`python -m mergekit_omp CONFIG OUT [options]` is `mergekit-yaml` with the plugin, and
+`python -m mergekit_omp inspect CONFIG` and its like are `mergekit-omp`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,16 @@ import sys
 
 from mergekit_omp import autoload
 
+PROGRAM = "python -m mergekit_omp"
+
 
 def main() -> None:
-    """Activate the plugin, then hand over to mergekit-yaml."""
+    """Hand over to `mergekit-omp` if the first word is one of its own, else to mergekit-yaml."""
+    from mergekit_omp.cli import main as mergekit_omp
+
+    words = sys.argv[1:] or ["--help"]
+    if words[0] in mergekit_omp.commands or words[0] in ("-h", "--help", "--version"):
+        mergekit_omp(words, prog_name=PROGRAM)
     if autoload.disabled():
         sys.exit(
             "Error: MERGEKIT_OMP_DISABLE turns mergekit-omp off. Unset it to use this command."
@@ -16,7 +27,7 @@ def main() -> None:
     # Importing mergekit's own command imports `mergekit.plan`, which activates the plugin.
     from mergekit.scripts.run_yaml import main as mergekit_yaml
 
-    mergekit_yaml(prog_name="python -m mergekit_omp")
+    mergekit_yaml(prog_name=PROGRAM)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,29 @@ from __future__ import annotations
 import click
 
 import mergekit_omp
+from mergekit_omp import autoload
 from mergekit_omp.commands.demo import demo
 from mergekit_omp.commands.evaluate import evaluate
 from mergekit_omp.commands.inspect import inspect
 from mergekit_omp.commands.report import report
 
+NEED_THE_PLUGIN = ("inspect", "report")
+"""Commands that plan a merge, and so need the methods to be registered."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mergekit_omp.__version__, prog_name="mergekit-omp")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Give a model another model's tokenizer, without training.
 
     The merge methods are part of mergekit once this package is installed: write
-    `merge_method: omp` in a config and run `mergekit-yaml config.yml out/`.
+    `merge_method: kriging` in a config and run `mergekit-yaml config.yml out/`.
     """
+    if context.invoked_subcommand in NEED_THE_PLUGIN and autoload.disabled():
+        raise click.ClickException(
+            "MERGEKIT_OMP_DISABLE turns mergekit-omp off. Unset it to use this command."
+        )
 
 
 main.add_command(demo)

@@ -26,7 +26,7 @@ class TakesMergeOptions(click.Command):
 
 
 @click.command(cls=TakesMergeOptions)
-@click.argument("config_file")
+@click.argument("config_file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (docs/inspect.md).")
 def inspect(config_file: str, as_json: bool, **options: Any) -> None:
     """Show what the merge of CONFIG_FILE will do to the vocabulary, without doing it.

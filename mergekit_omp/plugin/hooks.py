@@ -141,6 +141,7 @@ def _wrap_referenced_models() -> None:
     """For our methods, models in the config's order: mergekit's own is that of a set."""
     from mergekit.config import MergeConfiguration
 
+    from mergekit_omp.plugin.noise import drop_noise
     from mergekit_omp.transplant.config import models_in_order
     from mergekit_omp.transplant.methods import find
 
@@ -148,7 +149,10 @@ def _wrap_referenced_models() -> None:
 
     @functools.wraps(original)
     def referenced_models(self: Any) -> Any:
-        return models_in_order(self) if find(self.merge_method) else original(self)
+        if not find(self.merge_method):
+            return original(self)
+        drop_noise()
+        return models_in_order(self)
 
     MergeConfiguration.referenced_models = referenced_models
 
