@@ -20,6 +20,7 @@ from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.checkpoint import stored_tensors
 from mergekit_omp.models.known_model import KnownModel, known_model
 from mergekit_omp.models.layout import CheckpointLayout, Unplaced
+from mergekit_omp.models.numbers import check_base
 from mergekit_omp.models.tensors import PER_LAYER
 
 _NAMED = 5
@@ -42,15 +43,18 @@ def complete_architecture(
     architecture: ModelArchitecture,
     options: MergeOptions,
     *,
+    dtype: str | None = None,
     modules_named: bool = False,
 ) -> CompleteArchitecture:
     """An architecture that covers every tensor of `models`, mergekit's own where that does.
 
-    `modules_named`: the config speaks of mergekit's modules, so that they have to stay. Raises
+    `dtype`: what the config casts weights to. `modules_named`: the config speaks of mergekit's modules, so that they have to stay. Raises
     TransplantError for a tensor that would be lost, one that is not there, a vocabulary tensor of
     no known part, and a base that has none.
     """
     tensors = {model: stored_tensors(model) for model in models}
+    for model, held in tensors.items():
+        check_base(model, model.config(options.trust_remote_code), held, dtype)
     coverage = _Coverage(architecture, tensors, options)
     rows = coverage.rows(base)
     if coverage.whole and rows and not coverage.unmarked(base, rows):

@@ -10,8 +10,15 @@ from mergekit.options import MergeOptions
 
 from mergekit_omp.approximation import Part, without_donor_rows
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.checkpoint import stored_tensors
 from mergekit_omp.models.completeness import own_architecture
-from mergekit_omp.models.tensors import VocabularyTensor, architecture_of, vocabulary_tensors
+from mergekit_omp.models.numbers import check_donor, check_vocabulary_tensor
+from mergekit_omp.models.tensors import (
+    VocabularyTensor,
+    architecture_of,
+    vocabulary_parts,
+    vocabulary_tensors,
+)
 from mergekit_omp.vocabulary import Vocabulary
 
 
@@ -41,19 +48,24 @@ def load_donor(
             f"use another method: {without_donor_rows()}."
         ) from error
     try:
-        tensors = vocabulary_tensors(model, architecture_of(model, options))
+        architecture = architecture_of(model, options)
+        tensors = vocabulary_tensors(model, architecture)
         if Part.INPUT not in tensors and (own := own_architecture(model, options)):
+            architecture = own
             tensors = vocabulary_tensors(model, own)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise TransplantError(
             f"The donor {model} is of no architecture that mergekit can read ({error}). Name "
             "another donor."
         ) from error
+    check_donor(model, stored_tensors(model), list(vocabulary_parts(architecture)))
     if not tensors:
         raise TransplantError(
             f"The donor {model} has no vocabulary tensor that mergekit knows of. Name another "
             "donor."
         )
+    for tensor in tensors.values():
+        check_vocabulary_tensor(tensor)
     if Part.INPUT not in tensors:
         tensors[Part.INPUT] = tensors[Part.HEAD]
     return Donor(model=model, vocabulary=vocabulary, tensors=tensors)

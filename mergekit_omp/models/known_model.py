@@ -66,6 +66,14 @@ class KnownModel:
         """The vocabulary tensors by name, with the dimension that has one entry a token."""
         self._parts = self._matrices()
 
+    def shape(self, name: str) -> torch.Size:
+        """The shape of one of its tensors."""
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of one of its tensors, as the config has it."""
+        return self._tensors[name].dtype
+
     def part(self, name: str) -> Part | None:
         """The part that a vocabulary tensor plays; None where none is known."""
         if name in self._parts:

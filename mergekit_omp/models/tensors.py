@@ -26,6 +26,8 @@ from mergekit_omp.approximation.anchors import usable_rows
 from mergekit_omp.approximation.base import Part
 from mergekit_omp.models.headers import header, weights_are_read
 
+EIGHT_BIT_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2)
+
 PER_LAYER = "embed_tokens_per_layer.weight"
 """A second input embedding, a row for all layers (Gemma 3n and 4), which mergekit does not mark."""
 
@@ -39,8 +41,18 @@ class VocabularyTensor:
     part: Part
 
     def load_task(self) -> LoadTensor:
-        """The task that reads it, in the checkpoint's own dtype."""
+        """The task that reads it, in the checkpoint's own dtype; 8-bit floats as bfloat16.
+
+        torch stores these and cannot compute with them; bfloat16 has every one of their values.
+        """
+        task = self._load_task(None)
+        found = header(task)
+        eight_bit = found is not None and found.dtype in EIGHT_BIT_FLOATS
+        return self._load_task("bfloat16") if eight_bit else task
+
+    def _load_task(self, dtype: str | None) -> LoadTensor:
         return LoadTensor(
+            dtype=dtype,
             model=self.model,
             tensor=self.weight.name,
             aliases=self.weight.aliases,

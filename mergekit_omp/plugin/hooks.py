@@ -158,6 +158,7 @@ def _wrap_referenced_models() -> None:
 
 
 def _wrap_planner() -> None:
+    from mergekit.io.tasks import FinalizeModel
     from mergekit.plan import MergePlanner
 
     from mergekit_omp.models.completeness import complete_architecture
@@ -190,6 +191,7 @@ def _wrap_planner() -> None:
                 models,
                 arch_info,
                 options,
+                dtype=config.dtype,
                 modules_named=bool(config.modules),
             )
             arch_info = complete.architecture
@@ -223,7 +225,8 @@ def _wrap_planner() -> None:
         with merge_log.log_scope():
             self._transplant.check_out_path(out_path)
             tasks = original_to_disk(self, out_path)
-            write = self._transplant.write_task(out_path)
+            weights = next(task for task in tasks if isinstance(task, FinalizeModel))
+            write = self._transplant.write_task(out_path, weights)
             _under_way[:] = [merge for merge in _under_way if merge.config is not self.config]
             _under_way.append(_Merge(self.config, out_path, write.files.record, self._transplant))
             for fact in planned_facts(write.files.record, write.files.generation_config):

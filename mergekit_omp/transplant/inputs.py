@@ -10,6 +10,7 @@ from mergekit.options import MergeOptions
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.donors import Donor, load_donor
+from mergekit_omp.models.numbers import check_vocabulary_tensor
 from mergekit_omp.models.tensors import Rows, VocabularyTensor, read_rows
 from mergekit_omp.models.tokenizers import Vocabularies
 from mergekit_omp.models.union import claim_gained
@@ -85,6 +86,7 @@ class MergeInputs:
     def rows(self, tensor: VocabularyTensor) -> Rows:
         """How many rows a tensor has, and which of them are usable."""
         if tensor not in self._rows:
+            check_vocabulary_tensor(tensor)
             try:
                 self._rows[tensor] = read_rows(tensor)
             except LookupError as error:

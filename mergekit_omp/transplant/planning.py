@@ -17,6 +17,7 @@ from mergekit.architecture import ConfiguredModelArchitecture, ModelArchitecture
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Task
+from mergekit.io.tasks import FinalizeModel
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.tokenizer import PermutedVocabulary
@@ -39,6 +40,7 @@ from mergekit_omp.transplant.config import (
     parameter_errors,
     tokenizer_source,
 )
+from mergekit_omp.transplant.finite import finite_merge
 from mergekit_omp.transplant.inputs import MergeInputs, Warnings
 from mergekit_omp.transplant.methods import TransplantMethod
 from mergekit_omp.transplant.other_readers import (
@@ -46,6 +48,7 @@ from mergekit_omp.transplant.other_readers import (
     write_older_config,
     write_tokenizer_files,
 )
+from mergekit_omp.transplant.padding import left_out_padding
 from mergekit_omp.transplant.row_planning import PlannedTensor, RowPlanner
 from mergekit_omp.transplant.tasks import AlignedVocabulary, OutputTokenizer, TransplantTokenizer
 from mergekit_omp.transplant.token_settings import (
@@ -146,15 +149,25 @@ class TransplantPlan:
         """The planned tensors, those of the vocabulary with our alignment before the merge."""
         tensors = self._vocabulary_tensors(planned)
         self._check_widths(tensors)
+        self._warn_of_padding(tensors)
         tied = self._tied(tensors)
         aligned = {
             tensor.weight.name: self._aligned(tensor, _space_of(tensor, tensors), tied)
             for tensor in tensors
         }
-        return [(weight, aligned.get(weight.name, task)) for weight, task in planned]
+        return [
+            (weight, self._finite(weight, aligned.get(weight.name, task), weight.name in aligned))
+            for weight, task in planned
+        ]
 
-    def write_task(self, out_path: str) -> WriteTransplant:
-        """The task that writes what the output has beside mergekit's own files."""
+    def _finite(self, weight: WeightInfo, task: Task, vocabulary: bool) -> Task:
+        if not isinstance(task, ExecuteMergeMethodTask):
+            return task
+        dtype = weight.force_dtype or self.config.out_dtype
+        return finite_merge(task, written_as=dtype, vocabulary=vocabulary)
+
+    def write_task(self, out_path: str, weights: FinalizeModel) -> WriteTransplant:
+        """The task that writes what the output has beside mergekit's own files, after `weights`."""
         repeated = np.flatnonzero(self._base_alignment.repeated).tolist()
         self._tokenizer_files = tokenizer_files(self.tokenizer, self.out_config.model_type)
         for warning in self._tokenizer_files.warnings:
@@ -171,6 +184,7 @@ class TransplantPlan:
         )
         return WriteTransplant(
             out_path=out_path,
+            weights=weights,
             statistics=tuple(TensorStatistics(aligned=a.task) for a in self.aligned),
             files=OutputFiles(
                 record=record,
@@ -376,6 +390,17 @@ class TransplantPlan:
             self.warnings.add(
                 f"The output's tokenizer leaves {gaps} ids below {self.output.size} without a "
                 "token; their rows are the mean of the others."
+            )
+
+    def _warn_of_padding(self, tensors: list[PlannedTensor]) -> None:
+        held = [t.models[self.base] for t in tensors if self.base in t.models]
+        rows = max((self.sources.rows(tensor).count for tensor in held), default=0)
+        tokens = self.vocabularies.vocabulary(self.base).size
+        if rows > tokens and rows > self.rows == self.output.size:
+            self.warnings.add(
+                left_out_padding(
+                    self.base, rows=rows, tokens=tokens, kept=self.rows, source=self.source
+                )
             )
 
     def _warn_of_digits(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mergekit.common import ModelReference
 from mergekit.graph import Task
+from mergekit.io.tasks import FinalizeModel
 from torch import Tensor
 
 from mergekit_omp.pursuit import Code
@@ -124,14 +125,17 @@ class WriteTransplant(Task[None]):
     out_path: str
     statistics: tuple[TensorStatistics, ...]
     files: OutputFiles
+    weights: FinalizeModel
+    """What comes first: the record is of a merge whose weights are written."""
 
     def arguments(self) -> dict[str, Task]:
-        return {f"statistics_{i}": task for i, task in enumerate(self.statistics)}
+        statistics = {f"statistics_{i}": task for i, task in enumerate(self.statistics)}
+        return {"weights": self.weights, **statistics}
 
     def main_thread_only(self) -> bool:
         return True
 
-    def execute(self, **statistics: list[dict[str, Any]]) -> None:
+    def execute(self, weights: None, **statistics: list[dict[str, Any]]) -> None:
         for i, entries in enumerate(self.files.tensors):
             for entry, measured in zip(entries, statistics[f"statistics_{i}"], strict=True):
                 entry.update(measured)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from merges import merge_here
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +28,16 @@ def base(models: Any) -> Path:
 def donor(models: Any) -> Path:
     """A donor of another vocabulary and hidden size."""
     return models("bytes", "byte_level", hidden=48, seed=1)
+
+
+@pytest.fixture
+def refused_late(tmp_path: Path) -> Any:
+    """Merge by a config that fails while it runs; what was said."""
+
+    def run(config: dict[str, Any]) -> str:
+        done = merge_here(config, tmp_path / "failed")
+        assert done.status == 1, done.text
+        (error,) = [line for line in done.text.splitlines() if line.startswith("Error: ")]
+        return error
+
+    return run
