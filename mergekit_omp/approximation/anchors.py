@@ -13,8 +13,11 @@ from mergekit_omp.approximation.moments import finite_rows
 
 def donor_is_missing(method: str) -> ValueError:
     """The error of a method that was given no rows of a donor and cannot do without."""
+    # The registry imports every method, and methods import this module.
+    from mergekit_omp.approximation.registry import without_donor_rows
+
     return ValueError(
-        f"{method} needs the donor's rows of missing tokens and anchors, and this donor has none"
+        f"{method} needs the donor's rows, and this donor has none: {without_donor_rows()}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
 
 from mergekit_omp.approximation import APPROXIMATIONS, Needs
@@ -77,8 +78,6 @@ def _axis(shape: tuple[int, ...], rows: int) -> int:
 
 
 def _output_vocabulary(out: OutDir, options: MergeOptions) -> Vocabulary:
-    from mergekit.common import ModelReference
-
     return Vocabularies(options).vocabulary(ModelReference.parse(str(out.path.resolve())))
 
 

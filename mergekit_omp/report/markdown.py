@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from mergekit_omp.report import wording
 from mergekit_omp.report.contents import Report, Section, TokenFacts, quantiles
-from mergekit_omp.report.lead import lead, titles, told, why_unchecked
-from mergekit_omp.report.wording import number
+from mergekit_omp.report.wording import lead, number, titles, told, why_unchecked
 
 _MARK = "<!-- mergekit-omp report -->"
 

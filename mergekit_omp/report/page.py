@@ -12,7 +12,6 @@ import markupsafe
 from mergekit_omp.report import wording
 from mergekit_omp.report.contents import Report, Section
 from mergekit_omp.report.figures import histogram, require_matplotlib, scatter
-from mergekit_omp.report.lead import lead, titles, told, why_unchecked
 
 GENERATOR = "mergekit-omp report"
 
@@ -50,7 +49,7 @@ def page(report: Report) -> str:
     views = [
         _View(f"tensor-{i}", title, section, _plots(f"t{i}", section))
         for i, (title, section) in enumerate(
-            zip(titles(report.sections), report.sections, strict=True)
+            zip(wording.titles(report.sections), report.sections, strict=True)
         )
     ]
     shown_counts = [
@@ -58,20 +57,20 @@ def page(report: Report) -> str:
         for key, word in wording.COUNTS
         if any(section.entry["counts"][key] for section in report.sections)
     ]
-    record = told(report.record)
+    record = wording.told(report.record)
     searched = [s for s in report.sections if s.outliers is not None]
     return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(
         generator=GENERATOR,
         style=markupsafe.Markup((folder / "page.css").read_text(encoding="utf-8")),
         report={**_fields(report), "record": record},
-        lead=lead(report),
+        lead=wording.lead(report),
         views=[_with_bars(view) for view in views],
         checked=[
             _with_bars(view)
             for view in sorted(views, key=lambda view: view.section.entry["part"] != "head")
             if view.section.held_out is not None
         ],
-        why_unchecked=why_unchecked(report),
+        why_unchecked=wording.why_unchecked(report),
         several=len({section.model for section in report.sections}) > 1,
         counts=shown_counts,
         searched=bool(searched),

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.record.row_facts import Origin, RowFacts
-from mergekit_omp.report.anchors_of import anchors_of
-from mergekit_omp.report.contents import Anchor, Outlier, Section, TokenFacts
+from mergekit_omp.report.contents import Outlier, Section
 from mergekit_omp.report.held_out import HeldOut, all_methods, held_out
-from mergekit_omp.report.outliers import Sizes
 from mergekit_omp.report.replan import PlannedRows, Replanned
-from mergekit_omp.report.row_map import row_map
-from mergekit_omp.report.row_norms import row_norms
-from mergekit_omp.report.token_text import shown
+from mergekit_omp.report.rows import Sizes, row_map, row_norms
+from mergekit_omp.report.tokens import WORST, Tokens, ids_of
 from mergekit_omp.transplant.row_plan import ApproximatedRows, vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
-
-WORST = 15
-"""Tokens in each table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +55,7 @@ def section(
             "the models are not at hand."
         )
     norms = row_norms(matrix)
-    copied, new = (_ids(facts, kind) for kind in (Origin.COPIED, Origin.APPROXIMATED))
+    copied, new = (ids_of(facts, kind) for kind in (Origin.COPIED, Origin.APPROXIMATED))
     shown_norms = {"approximated": norms[new], "copied": norms[copied]}
     base = rows.base() if rows is not None else None
     if base is not None:
@@ -73,7 +66,7 @@ def section(
         return Section(
             model, entry, shown_norms, np.empty(0), None, (), (), None, None, tuple(notes)
         )
-    tokens = _Tokens(output, norms, facts, rows)
+    tokens = Tokens(output, norms, facts, rows)
     outliers = None if base is None or rows is None else _outliers(tokens, rows, matrix, base)
     worst, largest = tokens.worst(), tokens.largest()
     anchors = tokens.anchors([*worst, *largest, *(i for i, *_ in outliers or ())])
@@ -110,75 +103,8 @@ def _facts_of(rows: PlannedRows | None) -> RowFacts | None:
     )
 
 
-def _ids(facts: RowFacts | None, kind: Origin) -> Int[np.ndarray, "some"]:
-    return np.flatnonzero(facts.origin == kind) if facts is not None else np.empty(0, np.int64)
-
-
-class _Tokens:
-    """Approximated tokens of one tensor."""
-
-    def __init__(
-        self,
-        output: Vocabulary,
-        norms: Float[np.ndarray, "rows"],
-        facts: RowFacts | None,
-        rows: PlannedRows | None,
-    ):
-        self._output = output
-        self._norms = norms
-        self._facts = facts
-        self._rows = rows
-        self._new = _ids(facts, Origin.APPROXIMATED)
-
-    def worst(self) -> list[int]:
-        """Of the largest residuals."""
-        if self._facts is None:
-            return []
-        residuals = self._facts.relative_residual[self._new]
-        coded = self._new[np.isfinite(residuals)]
-        return _top(coded, self._facts.relative_residual[coded])
-
-    def largest(self) -> list[int]:
-        """Of the largest norms."""
-        return _top(self._new, self._norms[self._new])
-
-    def facts(self, i: int, anchors: dict[int, tuple[Anchor, ...]]) -> TokenFacts:
-        residual = self._facts.relative_residual[i] if self._facts is not None else np.nan
-        return TokenFacts(
-            id=i,
-            text=self._text(i),
-            residual=float(residual) if np.isfinite(residual) else None,
-            norm=float(self._norms[i]),
-            anchors=anchors.get(i, ()),
-        )
-
-    def anchors(self, ids: Sequence[int]) -> dict[int, tuple[Anchor, ...]]:
-        """The anchors of some tokens."""
-        found: dict[int, tuple[Anchor, ...]] = {}
-        for filling in self._rows.plan.fillings if self._rows is not None else ():
-            chosen = np.unique(np.array(ids, dtype=np.int64))
-            places = np.flatnonzero(np.isin(filling.rows, chosen))
-            assert self._rows is not None
-            coded = anchors_of(filling, places, self._rows.vocabulary)
-            found |= dict(zip(filling.rows[places].tolist(), coded, strict=True))
-        return found
-
-    def _text(self, i: int) -> str:
-        known = i < self._output.size
-        content = self._output.content[i] if known else None
-        if content is not None:
-            return shown(content)
-        return shown((self._output.strings[i] if known else None) or f"id {i}")
-
-
-def _top(ids: Int[np.ndarray, "ids"], values: Float[np.ndarray, "ids"]) -> list[int]:
-    finite = np.where(np.isfinite(values), values, np.inf)
-    top: list[int] = ids[np.argsort(-finite, kind="stable")[:WORST]].tolist()
-    return top
-
-
 def _outliers(
-    tokens: _Tokens,
+    tokens: Tokens,
     rows: PlannedRows,
     matrix: Float[Tensor, "rows dim"],
     base: Float[Tensor, "base_rows dim"],

@@ -1,9 +1,13 @@
-"""Numbers and names as the report writes them, in HTML and in Markdown alike."""
+"""What a report says in words, in HTML and in Markdown alike: numbers, names, whole sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mergekit_omp.approximation import APPROXIMATIONS
+from mergekit_omp.report.contents import Report, Section
 
 PARTS = {"input": "Input embedding", "head": "Output head", "head_bias": "Bias of the head"}
 
@@ -14,6 +18,28 @@ COUNTS = (
     ("overridden", "set in the config"),
     ("padding", "padding"),
 )
+SCORE = (
+    "Some tokens that both vocabularies have were treated as if they were missing, and their "
+    "approximated rows compared with the rows that the model really has. They were chosen to "
+    "resemble the missing tokens, common ones more often, as in text."
+)
+SCORE_MEANING = (
+    "The score is the mean cosine between the approximated and the true row, both as offsets from "
+    "the mean row: 1 is the true row, 0 says nothing about the token. Softmax ignores what all "
+    "rows of a head share, so the score in the head (or in a matrix that is both) tells best how "
+    "methods rank in loss; the score in the input says less."
+)
+OUTLIERS = (
+    "Approximated rows that lie at least 1.5 times as far from the mean row as 99.9% of the "
+    "model's own rows do, although their rows in the donor are ordinary. A donor can be built so "
+    "that a token does nothing there and much here: look at these tokens before you trust the "
+    "output."
+)
+NO_OUTLIERS = "No approximated row is large here and ordinary in the donor."
+RESIDUAL = (
+    "What is left of the donor's row after the fit, over its norm: 0 is a perfect fit, 1 none."
+)
+MAP = "A sample of rows in the plane that shows most of the copied rows' differences"
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
@@ -52,25 +78,74 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}%" if share <= 0.99 or share == 1 else f"{100 * share:.2f}%"
 
 
-SCORE = (
-    "Some tokens that both vocabularies have were treated as if they were missing, and their "
-    "approximated rows compared with the rows that the model really has. They were chosen to "
-    "resemble the missing tokens, common ones more often, as in text."
-)
-SCORE_MEANING = (
-    "The score is the mean cosine between the approximated and the true row, both as offsets from "
-    "the mean row: 1 is the true row, 0 says nothing about the token. Softmax ignores what all "
-    "rows of a head share, so the score in the head (or in a matrix that is both) tells best how "
-    "methods rank in loss; the score in the input says less."
-)
-OUTLIERS = (
-    "Approximated rows that lie at least 1.5 times as far from the mean row as 99.9% of the "
-    "model's own rows do, although their rows in the donor are ordinary. A donor can be built so "
-    "that a token does nothing there and much here: look at these tokens before you trust the "
-    "output."
-)
-NO_OUTLIERS = "No approximated row is large here and ordinary in the donor."
-RESIDUAL = (
-    "What is left of the donor's row after the fit, over its norm: 0 is a perfect fit, 1 none."
-)
-MAP = "A sample of rows in the plane that shows most of the copied rows' differences"
+def lead(report: Report) -> str:
+    """What was done and how well, in two or three sentences."""
+    if not report.sections:
+        return "The merge aligned no vocabulary tensor."
+    entry = report.sections[0].entry
+    counts = entry["counts"]
+    donors = ", ".join(dict.fromkeys(donor["model"] for donor in entry["donors"])) or "no donor"
+    sentences = [
+        f"{number(counts['copied'])} of {number(counts['rows'])} rows were copied "
+        f"from {report.sections[0].model}; {number(counts['approximated'])} were "
+        f"approximated by {entry['method']} from {donors}."
+    ]
+    scores = [
+        f"{section.held_out.own.score:.2f} in the {_short(title)}"
+        for title, section in zip(titles(report.sections), report.sections, strict=True)
+        if section.held_out is not None and section.model == report.sections[0].model
+    ]
+    if scores:
+        sentences.append(f"On hidden tokens it scores {' and '.join(scores)} (1 is the true row).")
+    found = sum(len(section.outliers or ()) for section in report.sections)
+    if found:
+        sentences.append(f"{found} outlier row(s) deserve a look.")
+    return " ".join(sentences)
+
+
+def _short(title: str) -> str:
+    return title[0].lower() + title[1:]
+
+
+def titles(sections: Sequence[Section]) -> list[str]:
+    """A heading for each tensor: its part, and its name where two have one part."""
+    parts = Counter((section.model, section.entry["part"]) for section in sections)
+    return [
+        PARTS[section.entry["part"]]
+        + (f" {section.entry['tensor']}" if parts[section.model, section.entry["part"]] > 1 else "")
+        for section in sections
+    ]
+
+
+def told(record: dict[str, Any]) -> dict[str, Any]:
+    """The record, each tensor's entry with its parameters in words: k, and what is no default."""
+    return {
+        **record,
+        "models": [
+            {
+                **model,
+                "tensors": [{**entry, "told": _parameters(entry)} for entry in model["tensors"]],
+            }
+            for model in record["models"]
+        ],
+    }
+
+
+def _parameters(entry: dict[str, Any]) -> str:
+    fields = APPROXIMATIONS[entry["method"]].model_fields
+    return parameters(
+        {
+            name: value
+            for name, value in entry["parameters"].items()
+            if name == "k" or name not in fields or value != fields[name].default
+        }
+    )
+
+
+def why_unchecked(report: Report) -> str:
+    """Why there is no held-out check."""
+    if report.notes:
+        return "the models are not at hand."
+    if not any(section.entry["counts"]["approximated"] for section in report.sections):
+        return "no row was approximated."
+    return "it was not asked for, or too few tokens are shared."

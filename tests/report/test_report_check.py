@@ -19,7 +19,7 @@ from mergekit_omp.report.build import build_report
 from mergekit_omp.report.contents import Report
 from mergekit_omp.report.out_dir import OutDir
 from mergekit_omp.report.sections import Wanted
-from mergekit_omp.report.token_text import shown
+from mergekit_omp.report.tokens import shown
 
 
 def reported(out: Path, *, compare: bool = False) -> Report:

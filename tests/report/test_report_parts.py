@@ -14,10 +14,10 @@ from sklearn.decomposition import PCA
 
 from mergekit_omp.record import row_facts
 from mergekit_omp.record.row_facts import Origin, RowFacts
-from mergekit_omp.report.hidden_texts import hidden_texts
+from mergekit_omp.report.held_out import hidden_texts
 from mergekit_omp.report.look_alikes import look_alikes
-from mergekit_omp.report.row_map import row_map
-from mergekit_omp.report.token_text import shown
+from mergekit_omp.report.rows import row_map
+from mergekit_omp.report.tokens import shown
 
 texts = st.lists(st.none() | st.binary(max_size=6), max_size=40)
 

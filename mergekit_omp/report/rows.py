@@ -1,0 +1,123 @@
+"""What numbers tell of rows: their norms, a map of them in the plane, and the outliers among them.
+
+Outliers are rows that are ordinary in the donor and large in the output. A donor can be made so
+that one of its tokens does nothing there and much in the model that takes over its tokenizer: its
+row looks like any other, but is written as a combination of anchors that cancels in the donor's
+space and adds up in the model's. Large rows that the donor's own row does not account for are
+therefore worth a look, whatever made them so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from mergekit_omp.report.contents import RowMap, evenly
+
+_BLOCK = 8192
+_SAMPLE = 700
+"""Rows of each kind in the map: as many as can be told apart, and their Gram matrix is small."""
+_LARGE_QUANTILE, _LARGE_TIMES = 0.999, 1.5
+_INERT_QUANTILE = 0.9
+_TINY = np.finfo(np.float64).tiny
+
+
+def row_norms(
+    matrix: Float[Tensor, "rows dim"],
+    ids: Int[np.ndarray, "some"] | None = None,
+    middle: Float64[Tensor, "dim"] | None = None,
+) -> Float64[np.ndarray, "some"]:
+    """Euclidean norms of rows (all, or `ids`), or of their offsets from `middle`."""
+    chosen = torch.arange(len(matrix)) if ids is None else torch.from_numpy(ids)
+    found = np.empty(len(chosen))
+    for start in range(0, len(chosen), _BLOCK):
+        rows = matrix[chosen[start : start + _BLOCK]].double()
+        if middle is not None:
+            rows -= middle
+        found[start : start + len(rows)] = rows.norm(dim=1).numpy()
+    return found
+
+
+def row_map(
+    matrix: Float[Tensor, "rows dim"],
+    copied: Int[np.ndarray, "copied"],
+    approximated: Int[np.ndarray, "approximated"],
+) -> RowMap | None:
+    """A sample of rows in the plane of the first two principal components of the copied ones.
+
+    None where too few rows were copied or they are all alike.
+    """
+    of_copied = _rows(matrix, evenly(copied, _SAMPLE))
+    of_new = _rows(matrix, evenly(approximated, _SAMPLE))
+    if len(of_copied) < 3:
+        return None
+    middle = of_copied.mean(0)
+    offsets = of_copied - middle
+    # Of the sample's Gram matrix, which is smaller than the covariance of wide rows.
+    values, vectors = torch.linalg.eigh(offsets @ offsets.T)
+    total = float(values.clamp_min(0).sum())
+    if not total > 0 or values[-2] <= 1e-12 * values[-1]:
+        return None
+    lengths = values[[-1, -2]].sqrt()
+    axes = offsets.T @ (vectors[:, [-1, -2]] / lengths)
+    # An eigenvector's sign is arbitrary: its largest entry is positive here.
+    axes *= axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    return RowMap(
+        copied=_flat(offsets @ axes),
+        approximated=_flat((of_new - middle) @ axes),
+        explained=float(values[[-1, -2]].sum()) / total,
+    )
+
+
+def _rows(
+    matrix: Float[Tensor, "rows dim"], ids: Int[np.ndarray, "some"]
+) -> Float64[Tensor, "finite dim"]:
+    rows = matrix[torch.from_numpy(ids)].double()
+    return rows[rows.isfinite().all(1)]
+
+
+def _flat(points: Float64[Tensor, "some 2"]) -> Float64[np.ndarray, "some 2"]:
+    flat: np.ndarray = points.numpy()
+    return flat
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """Distances from the mean row, of approximated tokens and of what they are compared with."""
+
+    out: Float[np.ndarray, "tokens"]
+    """Of the output's rows, from the mean of the model's own rows."""
+    base: Float[np.ndarray, "base_rows"]
+    """Of the model's own rows."""
+    donor: Float[np.ndarray, "tokens"]
+    """Of the donor's rows of the same tokens, from the donor's mean row."""
+    donor_anchors: Float[np.ndarray, "anchors"]
+    """Of the donor's rows of shared tokens."""
+
+    @property
+    def out_times(self) -> Float[np.ndarray, "tokens"]:
+        """Output's distances, as multiples of what 99.9% of the model's own rows stay below."""
+        times: np.ndarray = self.out / max(_quantile(self.base, _LARGE_QUANTILE), _TINY)
+        return times
+
+    @property
+    def donor_share(self) -> Float[np.ndarray, "tokens"]:
+        """Which share of the donor's shared tokens lies nearer to its mean row."""
+        ordered = np.sort(self.donor_anchors[np.isfinite(self.donor_anchors)])
+        share: np.ndarray = np.searchsorted(ordered, self.donor) / max(len(ordered), 1)
+        return share
+
+    @property
+    def suspicious(self) -> Bool[np.ndarray, "tokens"]:
+        """Larger than the model's own largest rows by half, and ordinary in the donor."""
+        found: np.ndarray = (self.out_times > _LARGE_TIMES) & (self.donor_share < _INERT_QUANTILE)
+        return found
+
+
+def _quantile(values: Float[np.ndarray, "values"], q: float) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.quantile(finite, q)) if len(finite) else 0.0
