@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergekit_omp.inspection.checks import warnings
-from mergekit_omp.inspection.control import ControlToken
 from mergekit_omp.inspection.facts import NUMBER, Digits, Facts, ModelFacts
 from mergekit_omp.inspection.sample import Reading
+from mergekit_omp.transplant.control import ControlToken
 
 FORMAT = 1
 

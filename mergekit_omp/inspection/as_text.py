@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from mergekit_omp.inspection.checks import warnings
-from mergekit_omp.inspection.control import ControlToken, Fate
 from mergekit_omp.inspection.facts import NUMBER, Digits, Facts, ModelFacts
+from mergekit_omp.transplant.control import ControlToken, Fate
 from mergekit_omp.vocabulary import DigitScheme, Match
 
 WIDTH = 80

@@ -12,11 +12,11 @@ from jaxtyping import Bool
 from mergekit.common import ModelReference
 from transformers import PreTrainedTokenizerBase
 
-from mergekit_omp.inspection.control import ControlToken, control_tokens, counterparts, unmatched
 from mergekit_omp.inspection.estimate import Step, present, seconds_per_multiply_add, steps
 from mergekit_omp.inspection.sample import Reading, read_samples
 from mergekit_omp.inspection.tokens_block import tokens_block
 from mergekit_omp.plugin.rehearsal import DryRun
+from mergekit_omp.transplant.control import ControlToken, counterparts, unmatched
 from mergekit_omp.transplant.row_plan import RowPlan
 from mergekit_omp.vocabulary import (
     Alignment,
@@ -123,7 +123,8 @@ def gather(run: DryRun) -> Facts:
         aligned, plan = found[0]
         entries = tuple(transplant.entries(model))
         alignment = transplant.planner.alignments[aligned.planned.weight.name, model]
-        control = control_tokens(transplant, plan, alignment, frozenset(transplant.sources.gained))
+        held = transplant.tokens_of(model)
+        assert held is not None
         models.append(
             ModelFacts(
                 model=model,
@@ -136,7 +137,7 @@ def gather(run: DryRun) -> Facts:
                 alignment=alignment,
                 copied_by=Counter(map(Match, alignment.match[plan.copied_to].tolist())),
                 kept=_kept(plan),
-                control=tuple(control),
+                control=held.control,
                 digits=digits[vocabulary.fingerprint],
                 reading=readings[vocabulary.fingerprint],
             )

@@ -162,6 +162,7 @@ def _wrap_planner() -> None:
     from mergekit.plan import MergePlanner
 
     from mergekit_omp.models.completeness import complete_architecture
+    from mergekit_omp.plugin.chat_template import set_chat_template
     from mergekit_omp.record.summary import planned_facts
     from mergekit_omp.transplant import log as merge_log
     from mergekit_omp.transplant.config import models_in_order, parameter_errors
@@ -199,6 +200,7 @@ def _wrap_planner() -> None:
             transplant = TransplantPlan(config, method, options, arch_info, out_model_config)
             for warning in complete.warnings:
                 transplant.warnings.add(warning)
+            set_chat_template(config, transplant.tokenizer)
             original_init(self, config, arch_info, options, out_model_config)
         self._tokenizer_task = transplant.tokenizer_task()
         self._transplant = transplant

@@ -69,7 +69,6 @@ def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun | None:
     if ours is None:
         return None
     transplant: TransplantPlan = planner._transplant
-    merge._set_chat_template(transplant.tokenizer, config)
     return DryRun(config, transplant, transplant.tokenizer)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import transformers
 from mergekit.architecture import ConfiguredModelArchitecture, ModelArchitecture, WeightInfo
 from mergekit.common import ModelReference
@@ -40,22 +39,22 @@ from mergekit_omp.transplant.config import (
     parameter_errors,
     tokenizer_source,
 )
+from mergekit_omp.transplant.control import control_tokens
 from mergekit_omp.transplant.finite import finite_merge
 from mergekit_omp.transplant.inputs import MergeInputs, Warnings
 from mergekit_omp.transplant.methods import TransplantMethod
-from mergekit_omp.transplant.other_readers import (
-    tokenizer_files,
-    write_older_config,
-    write_tokenizer_files,
-)
+from mergekit_omp.transplant.other_readers import tokenizer_files
+from mergekit_omp.transplant.output_settings import output_settings
 from mergekit_omp.transplant.padding import left_out_padding
 from mergekit_omp.transplant.row_planning import PlannedTensor, RowPlanner
 from mergekit_omp.transplant.tasks import AlignedVocabulary, OutputTokenizer, TransplantTokenizer
+from mergekit_omp.transplant.token_ids import Moves, set_config_ids
 from mergekit_omp.transplant.token_settings import (
     add_configured_tokens,
     resolve_overrides,
     token_settings,
 )
+from mergekit_omp.transplant.token_warnings import ModelTokens, token_warnings
 from mergekit_omp.transplant.writing import OutputFiles, TensorStatistics, WriteTransplant
 from mergekit_omp.vocabulary import Vocabulary, digit_mismatch
 
@@ -125,7 +124,8 @@ class TransplantPlan:
 
         base = self.vocabularies.vocabulary(self.base)
         self._base_alignment = self.sources.alignment(base)
-        for warning in output.set_token_ids(out_config, tokenizer, self._moved):
+        self._moves = Moves(self._base_alignment)
+        for warning in set_config_ids(out_config, tokenizer, self._moves):
             self.warnings.add(warning)
         self.aligned: list[AlignedTensor] = []
 
@@ -155,6 +155,13 @@ class TransplantPlan:
             tensor.weight.name: self._aligned(tensor, _space_of(tensor, tensors), tied)
             for tensor in tensors
         }
+        self.settings = output_settings(
+            self.base, self.tokenizer, self._base_alignment, self._moves
+        )
+        models = [held for held in map(self.tokens_of, self.models) if held is not None]
+        told = token_warnings(self.output, self.tokenizer, models)
+        for warning in (*self.settings.warnings, *told):
+            self.warnings.add(warning)
         return [
             (weight, self._finite(weight, aligned.get(weight.name, task), weight.name in aligned))
             for weight, task in planned
@@ -166,9 +173,24 @@ class TransplantPlan:
         dtype = weight.force_dtype or self.config.out_dtype
         return finite_merge(task, written_as=dtype, vocabulary=vocabulary)
 
+    def tokens_of(self, model: ModelReference) -> ModelTokens | None:
+        """What the control tokens get in one model; None where it has no vocabulary tensor."""
+        for aligned in self.aligned:
+            if model not in aligned.planned.models:
+                continue
+            plan = next(plan for plan in aligned.task.plans if plan.model == model)
+            alignment = self.planner.alignments[aligned.planned.weight.name, model]
+            gained = frozenset(self.sources.gained)
+            return ModelTokens(
+                model,
+                self.vocabularies.vocabulary(model),
+                self.vocabularies.tokenizer(model),
+                tuple(control_tokens(self.vocabularies, plan, alignment, gained)),
+            )
+        return None
+
     def write_task(self, out_path: str, weights: FinalizeModel) -> WriteTransplant:
         """The task that writes what the output has beside mergekit's own files, after `weights`."""
-        repeated = np.flatnonzero(self._base_alignment.repeated).tolist()
         self._tokenizer_files = tokenizer_files(self.tokenizer, self.out_config.model_type)
         for warning in self._tokenizer_files.warnings:
             self.warnings.add(warning)
@@ -189,17 +211,13 @@ class TransplantPlan:
             files=OutputFiles(
                 record=record,
                 tensors=tuple(a.entries for a in self.aligned),
-                generation_config=output.generation_config(
-                    self.base, self.tokenizer, self._moved, repeated
-                ),
+                generation_config=self.settings.generation_config,
             ),
         )
 
     def finish(self, out_path: str) -> None:
         """Once mergekit has written its files: have every reader take them alike."""
-        write_tokenizer_files(Path(out_path), self._tokenizer_files)
-        base = output.base_file(self.base, "config.json")
-        write_older_config(Path(out_path), self.out_config, base)
+        self.settings.write(Path(out_path), self.out_config, self._tokenizer_files)
 
     def entries(self, model: ModelReference) -> list[dict[str, Any]]:
         """The entries of the record on one model, tensor by tensor, once `align` has run."""
@@ -378,11 +396,6 @@ class TransplantPlan:
         if self.base not in heads[0] or self.base not in entries[0]:
             return False
         return is_tied(self.out_config, entries[0][self.base], heads[0][self.base])
-
-    def _moved(self, token_id: int) -> int | None:
-        """Where the base's token of this id is in the output."""
-        found = np.flatnonzero(self._base_alignment.source == token_id)
-        return int(found[0]) if len(found) else None
 
     def _warn_of_gaps(self) -> None:
         gaps = self.output.size - self.output.tokens

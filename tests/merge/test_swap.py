@@ -16,7 +16,7 @@ from small_models import load, matrices
 
 from mergekit_omp import Vocabulary, align
 
-SETTINGS = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "eos_token_id": 1}
+SETTINGS = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "eos_token_id": 2}
 
 
 @pytest.fixture(scope="module")

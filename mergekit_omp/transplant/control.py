@@ -15,7 +15,7 @@ from enum import Enum
 import numpy as np
 from mergekit.common import ModelReference
 
-from mergekit_omp.transplant.planning import TransplantPlan
+from mergekit_omp.models.tokenizers import Vocabularies
 from mergekit_omp.transplant.row_plan import RowPlan
 from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
 
@@ -89,13 +89,13 @@ class ControlToken:
 
 
 def control_tokens(
-    transplant: TransplantPlan, plan: RowPlan, alignment: Alignment, gained: frozenset[str]
+    vocabularies: Vocabularies, plan: RowPlan, alignment: Alignment, gained: frozenset[str]
 ) -> list[ControlToken]:
     """All control tokens of the output, and added markup that found no row, by id.
 
     `gained` are ordinary tokens that a union adds: they are no markup.
     """
-    output, model = transplant.output, alignment.model
+    output, model = alignment.output, alignment.model
     overrides = {row: (source, at) for row, source, at in plan.overrides}
     copied, without_donor_row = set(plan.copied_to.tolist()), set(plan.without_donor_row.tolist())
     roles: dict[int, list[str]] = {}
@@ -112,7 +112,7 @@ def control_tokens(
         source_model: ModelReference | None = None
         if i in overrides:
             source_model, row = overrides[i]
-            fate, source = Fate.OVERRIDE, _override_source(transplant, source_model, row)
+            fate, source = Fate.OVERRIDE, _override_source(vocabularies, source_model, row)
         elif i in copied:
             fate = Fate.ROLE if alignment.match[i] == Match.ROLE else Fate.STRING
             source = model.strings[int(alignment.source[i])]
@@ -125,10 +125,10 @@ def control_tokens(
     return found
 
 
-def _override_source(transplant: TransplantPlan, model: ModelReference | None, row: int) -> str:
+def _override_source(vocabularies: Vocabularies, model: ModelReference | None, row: int) -> str:
     if model is None:
         return "a row of zeros"
-    strings = transplant.vocabularies.vocabulary(model).strings
+    strings = vocabularies.vocabulary(model).strings
     named = strings[row] if row < len(strings) else None
     return f"id {row}" if named is None else named
 

@@ -1,0 +1,101 @@
+"""The settings beside an output's weights: its config, generation config, processors, tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+from mergekit.common import ModelReference
+from mergekit.io.tasks import LoaderCache
+
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.transplant.chat import turn_end
+from mergekit_omp.transplant.other_readers import (
+    TokenizerFiles,
+    write_older_config,
+    write_tokenizer_files,
+)
+from mergekit_omp.transplant.token_ids import (
+    PROCESSOR_FILES,
+    Moves,
+    base_stops,
+    generation_settings,
+    processor_settings,
+)
+from mergekit_omp.vocabulary import Alignment
+
+_OTHER_TOKENIZERS = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
+"""Files of the base's tokenizer that mergekit copies for some architectures."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutputSettings:
+    """What the output's settings will say, known before anything is written."""
+
+    base_config: dict[str, Any]
+    """The content of the base's config.json."""
+    generation_config: dict[str, Any]
+    processors: dict[str, dict[str, Any]]
+    """The base's files by name, of which mergekit copies those that it knows of."""
+    warnings: tuple[str, ...]
+
+    def write(
+        self, folder: Path, config: transformers.PretrainedConfig, files: TokenizerFiles
+    ) -> None:
+        """Finish what mergekit has written, so that every reader takes it alike."""
+        write_tokenizer_files(folder, files)
+        write_older_config(folder, config, self.base_config)
+        for name, content in self.processors.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
+        if files.settings is not None:
+            for name in _OTHER_TOKENIZERS:
+                (folder / name).unlink(missing_ok=True)
+
+
+def output_settings(
+    base: ModelReference,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    alignment: Alignment,
+    moves: Moves,
+) -> OutputSettings:
+    """The base's settings with the output's token ids; `tokenizer` has its chat template."""
+    config = base_file(base, "config.json")
+    generation = base_file(base, "generation_config.json")
+    end = turn_end(tokenizer).id
+    levels = [generation, config, *(v for v in config.values() if isinstance(v, dict))]
+    settings, warnings = generation_settings(
+        generation or {"_from_model_config": True},
+        tokenizer,
+        moves,
+        stops=[*base_stops(levels, moves), *([] if end is None else [end])],
+        suppressed=np.flatnonzero(alignment.repeated).tolist(),
+    )
+    files = {name: base_file(base, name) for name in PROCESSOR_FILES}
+    processors, more = processor_settings(files, moves)
+    return OutputSettings(config, settings, processors, (*warnings, *more))
+
+
+def base_file(model: ModelReference, name: str) -> dict[str, Any]:
+    """The content of a JSON file beside a model's weights; nothing where there is no such file."""
+    path = os.path.join(LoaderCache().get(model).index.base_path, name)
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except ValueError as error:
+        raise TransplantError(
+            f"{name} of {model} is not JSON ({error}). Mend it, or remove it."
+        ) from error
+    if not isinstance(content, dict):
+        raise TransplantError(
+            f"{name} of {model} must hold an object, and holds {json.dumps(content)[:40]}. Mend "
+            "it, or remove it."
+        )
+    return content
