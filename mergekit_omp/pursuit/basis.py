@@ -14,6 +14,9 @@ from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.threads import in_threads
 from mergekit_omp.pursuit.tiles import dot
 
+Rows = Float[np.ndarray, "k dim"]
+Row = Float[np.ndarray, "dim"]
+
 AGAIN = 0.7
 """Gram-Schmidt twice is enough, and once where this share is left (Giraud et al. 2005)."""
 
@@ -57,14 +60,22 @@ def _split(
 
 
 @kernel
-def split_rows(first, last, basis, sizes, active, rest, weights):  # type: ignore[no-untyped-def]
+def split_rows(
+    first: int,
+    last: int,
+    basis: Float[np.ndarray, "targets k dim"],
+    sizes: Int64[np.ndarray, "targets"],
+    active: Int64[np.ndarray, "batch"],
+    rest: Float[np.ndarray, "batch dim"],
+    weights: Float[np.ndarray, "batch filled"],
+) -> None:
     """The same for rows `first` to `last`: a basis is read from memory once."""
     for at in range(first, last):
         split(basis[active[at]], sizes[active[at]], rest[at], weights[at])
 
 
 @kernel
-def split(vectors, size, row, weights):  # type: ignore[no-untyped-def]
+def split(vectors: Rows, size: int, row: Row, weights: Float[np.ndarray, "filled"]) -> None:
     """Takes what `size` vectors hold of a row from it, and writes how much that is of each."""
     weights[:size] = 0
     before = math.sqrt(dot(row, row))

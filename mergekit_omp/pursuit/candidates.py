@@ -1,24 +1,67 @@
-"""Which atoms may have the largest correlation, from approximate ones with known error bounds.
+"""Which atoms may have the largest correlation, from products of 8-bit integers.
 
-A tile holds integer products of coarse residuals and coarse atoms. Scaled back, each is off by at
-most a margin; an atom stays a candidate while its correlation plus the margin, its upper bound,
-reaches a floor, the largest lower bound that was seen so far.
+Scaled back, a product is off by at most a margin (docs/pursuit-bounds.md); an atom stays a candidate
+while its correlation plus the margin, its upper bound, reaches a floor, the largest lower bound that
+was seen so far.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int8, Int32, Int64, UInt8
 
 from mergekit_omp.pursuit.compiled import kernel
+from mergekit_omp.pursuit.decision import decide
 from mergekit_omp.pursuit.integer_products import ATOMS, RESIDUALS, multiply
-from mergekit_omp.pursuit.tiles import dot
 
 CAPACITY = 512
 """Candidates kept for a residual; where more are left, all atoms are decided exactly."""
+NEVER = 1 << 30
+"""A product that no 8-bit integers have."""
+
+
+Picks = Int64[np.ndarray, "capacity"]
+Uppers = Float32[np.ndarray, "capacity"]
+Units = Float32[np.ndarray, "batch"]
+
+
+class Coarse(NamedTuple):
+    """Atoms as integers times a scale, in the order of their scales, tile by tile.
+
+    The correlation of a residual and atom `order[x]` is `product * unit * scale[x]`, where `unit`
+    is the residual's own scale, off by at most `extra * scale[x] + unit * margin[x]`.
+    """
+
+    order: Int64[np.ndarray, "atoms"]
+    scale: Float32[np.ndarray, "atoms"]
+    margin: Float32[np.ndarray, "atoms"]
+    steepest: Float32[np.ndarray, "tiles"]
+    """The largest scale in each tile."""
+    widest: Float32[np.ndarray, "tiles"]
+    """The largest margin in each tile."""
+    extra: np.float32
+
+
+class Kept(NamedTuple):
+    """Candidates of a batch of residuals. A count above the capacity says that some were lost."""
+
+    floors: Float32[np.ndarray, "batch"]
+    picks: Int64[np.ndarray, "batch capacity"]
+    uppers: Float32[np.ndarray, "batch capacity"]
+    counts: Int64[np.ndarray, "batch"]
+
+
+def none_kept(batch: int) -> Kept:
+    """No candidates yet."""
+    shape = batch, CAPACITY
+    floors, counts = np.zeros(batch, np.float32), np.zeros(batch, np.int64)
+    return Kept(floors, np.empty(shape, np.int64), np.empty(shape, np.float32), counts)
 
 
 @kernel
-def compact(picks, uppers, count, floor):  # type: ignore[no-untyped-def]
+def compact(picks: Picks, uppers: Uppers, count: int, floor: float) -> int:
     """Drops the candidates that fell below the floor; returns how many are left."""
     kept = 0
     for x in range(count):
@@ -30,7 +73,7 @@ def compact(picks, uppers, count, floor):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def peak(line):  # type: ignore[no-untyped-def]
+def peak(line: Int32[np.ndarray, "width"]) -> np.int32:
     """The largest magnitude of a few integers."""
     top = np.int32(0)
     for x in range(line.shape[0]):
@@ -39,30 +82,29 @@ def peak(line):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def limit(floor, unit, steepest, widest, extra):  # type: ignore[no-untyped-def]
+def least(floor: float, unit: float, tile: int, coarse: Coarse) -> np.int32:
     """The least product of a tile that may be a candidate's."""
-    least = ((floor - unit * widest) / steepest - extra) / unit
+    bound = (floor - unit * coarse.widest[tile]) / coarse.steepest[tile] - coarse.extra
     # Cut off, and one less for what float32 rounds away.
-    return np.int32(min(max(least * np.float32(1 - 1e-6) - 1, np.float32(0)), np.float32(1 << 30)))
+    bound = bound / unit * np.float32(1 - 1e-6) - 1
+    return np.int32(min(max(bound, np.float32(0)), np.float32(NEVER)))
 
 
 @kernel
-def collect(line, low, row, row_scale, atoms, floors, picks, uppers, counts):  # type: ignore[no-untyped-def]
-    """Adds the candidates of one tile to those of a residual.
+def collect(
+    line: Int32[np.ndarray, "tile"], low: int, row: int, unit: float, coarse: Coarse, kept: Kept
+) -> None:
+    """Adds the candidates of one tile, which begins at place `low`, to those of a residual.
 
-    `line` are the residual's products with the tile, entry x with atom `order[low + x]`. A
-    correlation is `line[x] * row_scale[row] * scale[low + x]`, off by at most
-    `extra * scale[low + x] + row_scale[row] * margin[low + x]`. A count above what fits says that
-    candidates were lost. `atoms` is a tuple: order, scale, margin, the largest scale and the
-    largest margin of each tile, and extra.
+    `line` are the residual's products with the tile.
     """
-    order, scale, margin, _, _, extra = atoms
     # Slices: indices that start from zero are known not to be negative, as vectors need.
-    scales, margins = scale[low : low + ATOMS], margin[low : low + ATOMS]
-    unit = row_scale[row]
-    floor = floors[row]
-    count = counts[row]
-    # Barred atoms are orthogonal to the residual, so they do not raise the floor: `decide` looks
+    scales, margins = coarse.scale[low : low + ATOMS], coarse.margin[low : low + ATOMS]
+    extra = coarse.extra
+    floor = kept.floors[row]
+    count = kept.counts[row]
+    picks, uppers = kept.picks[row], kept.uppers[row]
+    # Barred atoms are orthogonal to the residual, so they do not raise the floor: `settle` looks
     # after those that are not.
     for x in range(scales.shape[0]):
         value = abs(np.float32(line[x])) * unit
@@ -72,95 +114,98 @@ def collect(line, low, row, row_scale, atoms, floors, picks, uppers, counts):  #
         upper = (value + extra) * scales[x] + unit * margins[x]
         if upper < floor:
             continue
-        if count == picks.shape[1]:
-            count = compact(picks[row], uppers[row], count, floor)
-        if count < picks.shape[1]:
-            picks[row, count] = order[low + x]
-            uppers[row, count] = upper
+        if count == picks.shape[0]:
+            count = compact(picks, uppers, count, floor)
+        if count < picks.shape[0]:
+            picks[count] = coarse.order[low + x]
+            uppers[count] = upper
             count += 1
         else:
-            count = picks.shape[1] + 1
+            count = picks.shape[0] + 1
             break
-    floors[row] = floor
-    counts[row] = count
+    kept.floors[row] = floor
+    kept.counts[row] = count
 
 
 @kernel
-def sweep(  # type: ignore[no-untyped-def]
-    first, last, integers, packed, correction, row_scale, atoms, floors, picks, uppers, counts
-):
-    """The candidates of residuals `first` to `last` among all packed atoms.
+def sweep(
+    first: int,
+    last: int,
+    integers: UInt8[np.ndarray, "rows dims"],
+    packed: Int8[np.ndarray, "tiles steps 48 4"],
+    correction: Int32[np.ndarray, "tiles 48"],
+    units: Units,
+    coarse: Coarse,
+    kept: Kept,
+) -> None:
+    """The candidates of residuals `first` to `last` among all atoms, multiplied in registers.
 
     `first` is a multiple of `RESIDUALS`; `integers` has rows for whole groups.
     """
-    _, _, _, steepest, widest, extra = atoms
     products = np.empty((RESIDUALS, ATOMS), np.int32)
-    limits = np.full(RESIDUALS, np.int32(1 << 30))
+    limits = np.full(RESIDUALS, np.int32(NEVER))
     for tile in range(packed.shape[0]):
         for begin in range(first, last, RESIDUALS):
             stop = min(begin + RESIDUALS, last)
             for row in range(begin, stop):
-                limits[row - begin] = limit(
-                    floors[row], row_scale[row], steepest[tile], widest[tile], extra
-                )
+                limits[row - begin] = least(kept.floors[row], units[row], tile, coarse)
             for row in range(stop, begin + RESIDUALS):
-                limits[row - begin] = 1 << 30
+                limits[row - begin] = NEVER
             group = integers[begin : begin + RESIDUALS]
             mask = multiply(group, packed[tile], correction[tile], limits, products)
             for bit in range(RESIDUALS):
                 if mask >> bit & 1:
-                    rest = (row_scale, atoms, floors, picks, uppers, counts)
-                    collect(products[bit], tile * ATOMS, begin + bit, *rest)
+                    row = begin + bit
+                    collect(products[bit], tile * ATOMS, row, units[row], coarse, kept)
 
 
 @kernel
-def collect_strip(  # type: ignore[no-untyped-def]
-    first, last, products, low, row_scale, atoms, floors, picks, uppers, counts
-):
+def collect_strip(
+    first: int,
+    last: int,
+    products: Int32[np.ndarray, "rows strip"],
+    low: int,
+    units: Units,
+    coarse: Coarse,
+    kept: Kept,
+) -> None:
     """The candidates of residuals `first` to `last` among the atoms of several tiles."""
-    _, _, _, steepest, widest, extra = atoms
     for at in range(0, products.shape[1], ATOMS):
         tile = (low + at) // ATOMS
         for row in range(first, last):
             line = products[row - first, at : at + ATOMS]
-            least = limit(floors[row], row_scale[row], steepest[tile], widest[tile], extra)
-            if peak(line) >= least:
-                rest = (row_scale, atoms, floors, picks, uppers, counts)
-                collect(line, low + at, row, *rest)
+            if peak(line) >= least(kept.floors[row], units[row], tile, coarse):
+                collect(line, low + at, row, units[row], coarse, kept)
 
 
 @kernel
-def decide(  # type: ignore[no-untyped-def]
-    first, last, residuals, units, atoms, barred, floors, picks, uppers, counts, best, found
-):
-    """Writes the largest correlation among the candidates, and its atom; of equals the first.
+def settle(
+    first: int,
+    last: int,
+    residuals: Float[np.ndarray, "batch dim"],
+    lengths: Float[np.ndarray, "batch"],
+    atoms: Float[np.ndarray, "atoms dim"],
+    barred: Bool[np.ndarray, "batch atoms"],
+    kept: Kept,
+    best: Float[np.ndarray, "batch"],
+    found: Int64[np.ndarray, "batch"],
+) -> None:
+    """Writes the largest correlation among the candidates that are not barred, and its atom.
 
-    `units` are what a correlation of 1 is in each residual's floor and uppers.
+    `lengths` are what a correlation of 1 is in each residual's floor and upper bounds.
     """
     for row in range(first, last):
-        residual = residuals[row]
-        largest = residual[0] * 0 - 1
-        at = 0
-        if 0 < counts[row] <= picks.shape[1]:
-            # The most promising first: what it turns out to be rules out most others.
-            likely = 0
-            for x in range(counts[row]):
-                if uppers[row, x] > uppers[row, likely]:
-                    likely = x
-            for x in range(-1, counts[row]):
-                at_x = likely if x < 0 else x
-                atom = picks[row, at_x]
-                if uppers[row, at_x] * units[row] < largest or barred[row, atom]:
-                    continue
-                value = abs(dot(atoms[atom], residual))
-                if value > largest or (value == largest and atom < at):
-                    largest, at = value, atom
+        picks, uppers, count = kept.picks[row], kept.uppers[row], kept.counts[row]
+        place, value = -1, 0.0
+        if count <= picks.shape[0]:
+            for x in range(count):
+                if barred[row, picks[x]]:
+                    uppers[x] = -np.inf
+            place, value = decide(picks, uppers, count, lengths[row], atoms, residuals[row], -1.0)
         # Candidates were lost, or a barred atom set the floor.
-        if largest < floors[row] * units[row]:
-            for atom in range(atoms.shape[0]):
-                if not barred[row, atom]:
-                    value = abs(dot(atoms[atom], residual))
-                    if value > largest:
-                        largest, at = value, atom
-        best[row] = largest
-        found[row] = at
+        if place < 0 or abs(value) < kept.floors[row] * lengths[row]:
+            picks = np.nonzero(~barred[row])[0]
+            uppers = np.full(picks.shape[0], np.float32(np.inf))
+            place, value = decide(picks, uppers, len(picks), 1.0, atoms, residuals[row], -1.0)
+        best[row] = abs(value) if place >= 0 else -1
+        found[row] = picks[place] if place >= 0 else 0

@@ -9,15 +9,10 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from mergekit_omp.pursuit import (
-    compiled,
-    eight_bit,
-    gram,
-    lockstep,
-    screened,
-)
+from mergekit_omp.pursuit import bfloat16, eight_bit, gram, lockstep
+from mergekit_omp.pursuit.compiled import has_instructions
 from mergekit_omp.pursuit.problem import Problem
-from mergekit_omp.pursuit.processor import has_instructions
+from mergekit_omp.pursuit.ways import Way, available, obstacle
 
 LOG = logging.getLogger(__package__)
 
@@ -28,11 +23,17 @@ THRIFT = 1.25
 """A plan that takes less memory is preferred to one that is less than so many times as fast."""
 LARGEST_BATCH = 512
 """Targets in flight: more would not be faster."""
-EXHAUSTIVE_COST, SCREENED_COST, BASIS_COST = 1.3, 0.6, 40
-EIGHT_BIT_COST, EIGHT_BIT_COST_BY_TORCH = 0.19, 0.27
-"""Time of a multiply-add, against one of a large float32 product; a basis is read from memory."""
-BLOCK_COST = {torch.float64: 11, torch.float32: 5.5, torch.int16: 5.5, torch.int8: 13}
-"""The same where rows of a Gram matrix are combined."""
+# Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`, two
+# cores of an AMD EPYC (Zen 4) on 2026-11-22, and of a Xeon for what is said of AMX on 2026-11-26.
+COSTS = {Way.FLOAT: 1.3, Way.BYTES: 0.27, Way.REGISTERS: 0.19, Way.BFLOAT16: 0.6}
+"""Of products with all atoms, with the search for the largest of them."""
+AMX_COSTS = {Way.BYTES: 0.15, Way.BFLOAT16: 0.4}
+SLOW_BFLOAT16 = 5.2
+"""Without instructions for it, a CPU multiplies bfloat16 slower than float32."""
+BASIS_COST = 40
+"""Of a basis, which is read from memory."""
+GRAM_COSTS = {torch.int16: 5.5, torch.int8: 13}
+"""Where rows of a Gram matrix are combined."""
 SPECULATION_COST = 900
 """Atoms whose products a speculation costs."""
 WORKSPACE = 16 << 20
@@ -43,8 +44,7 @@ WORKSPACE = 16 << 20
 class Plan:
     """A search that fits."""
 
-    search: str
-    """One of "reference", "screened" and "gram"."""
+    way: Way
     batch: int
     """Targets at a time."""
     bytes: int
@@ -53,6 +53,11 @@ class Plan:
     """Multiply-adds, weighted by how fast they go."""
     gram: torch.dtype | None = None
     verified: bool = True
+
+    @property
+    def search(self) -> str:
+        """One of "reference", "screened" and "gram"."""
+        return self.way.search
 
 
 def check_search(search: str) -> None:
@@ -88,7 +93,7 @@ def choose(problem: Problem, search: str, memory: int | None) -> Plan:
         plans = [plan for plan in every if plan.verified]
     fitting = [plan for plan in plans if plan.batch >= 1 and plan.bytes <= budget]
     if not fitting:
-        raise ValueError(_nothing_fits(search, plans, budget))
+        raise ValueError(_nothing_fits(search, plans, budget, problem.atoms.device))
     least = min(plan.cost for plan in fitting)
     plan = min(
         (plan for plan in fitting if plan.cost <= THRIFT * least), key=lambda plan: plan.bytes
@@ -109,9 +114,14 @@ def choose(problem: Problem, search: str, memory: int | None) -> Plan:
     return plan
 
 
-def lockstep_batch(problem: Problem, search: str, budget: int) -> int:
-    """Targets at a time of "reference" or "screened", within a budget or else one."""
-    return _lockstep(problem, search, budget).batch
+def without_gram(problem: Problem, budget: int) -> Plan:
+    """The plan for what a Gram matrix was not precise enough for; one target at a time if need be.
+
+    The reference where all else is coarser still.
+    """
+    ways = set(available(problem.atoms.device)) & {Way.BYTES, Way.REGISTERS}
+    plans = [_lockstep(problem, way, budget) for way in ways or {Way.FLOAT}]
+    return min(plans, key=lambda plan: plan.cost)
 
 
 def _answers(plan: Plan, search: str) -> bool:
@@ -122,9 +132,10 @@ def _answers(plan: Plan, search: str) -> bool:
     return plan.verified and plan.search == search
 
 
-def _nothing_fits(search: str, plans: list[Plan], budget: int) -> str:
+def _nothing_fits(search: str, plans: list[Plan], budget: int, device: torch.device) -> str:
     if not plans:
-        return f"search {search!r} needs Numba and a CPU here: write 'auto'"
+        (way,) = (way for way in Way if way.search == search)
+        return f"search {search!r} cannot run here: {obstacle(way, device)}; write 'auto'"
     least = min(plan.bytes for plan in plans)
     return (
         f"search {search!r} needs at least {least / 1e9:.2f} GB of memory and may take"
@@ -133,12 +144,12 @@ def _nothing_fits(search: str, plans: list[Plan], budget: int) -> str:
 
 
 def _plans(problem: Problem, budget: int) -> list[Plan]:
-    plans = [_lockstep(problem, name, budget) for name in ("reference", "screened")]
-    if compiled.AVAILABLE and problem.atoms.device.type == "cpu":
-        dtypes = [problem.atoms.dtype]
-        if problem.atoms.dtype == torch.float32:
-            dtypes += [torch.int16, torch.int8]
-        for dtype in dtypes:
+    plans = []
+    for way in available(problem.atoms.device):
+        if way is not Way.GRAM:
+            plans.append(_lockstep(problem, way, budget))
+            continue
+        for dtype in gram.STEPS:
             plans += [_gram(problem, dtype, budget, verified) for verified in (True, False)]
     return plans
 
@@ -149,24 +160,28 @@ def _sized(each: int, fixed: int, count: int, budget: int) -> tuple[int, int]:
     return batch, fixed + batch * each
 
 
-def _lockstep(problem: Problem, search: str, budget: int) -> Plan:
+def _lockstep(problem: Problem, way: Way, budget: int) -> Plan:
     targets, (atoms, dim) = len(problem.targets), problem.atoms.shape
-    each, fixed, product = lockstep.bytes_per_target(problem), WORKSPACE, EXHAUSTIVE_COST
-    if search == "reference":
+    each, fixed = lockstep.bytes_per_target(problem), WORKSPACE
+    if way is Way.FLOAT:
         each += lockstep.search_bytes(problem)
-    elif eight_bit.available(problem):
-        each += eight_bit.search_bytes(problem)
-        fixed += eight_bit.fixed_bytes(problem)
-        ours = eight_bit.in_registers(problem)
-        product = EIGHT_BIT_COST if ours else EIGHT_BIT_COST_BY_TORCH
     else:
-        each += screened.search_bytes(problem)
-        fixed += screened.fixed_bytes(problem)
-        product = _bfloat16_cost(problem.atoms.device)
+        kind = bfloat16 if way is Way.BFLOAT16 else eight_bit
+        each += kind.search_bytes(problem)
+        fixed += kind.fixed_bytes(problem)
     batch, size = _sized(each, fixed, targets, budget)
     cost = float(targets) * problem.sparsity * dim
-    cost *= atoms * product + problem.sparsity * BASIS_COST
-    return Plan(search, batch, size, cost)
+    cost *= atoms * _product_cost(way, problem.atoms.device) + problem.sparsity * BASIS_COST
+    return Plan(way, batch, size, cost)
+
+
+def _product_cost(way: Way, device: torch.device) -> float:
+    if device.type == "cpu":
+        if way is Way.BFLOAT16 and not has_instructions("avx512_bf16", "amx_bf16"):
+            return SLOW_BFLOAT16
+        if way in AMX_COSTS and has_instructions("amx_int8"):
+            return AMX_COSTS[way]
+    return COSTS[way]
 
 
 def _gram(problem: Problem, dtype: torch.dtype, budget: int, verified: bool) -> Plan:
@@ -180,13 +195,5 @@ def _gram(problem: Problem, dtype: torch.dtype, budget: int, verified: bool) -> 
     once = atoms * atoms * dim / 2
     # The coarser the matrix, the more products it takes to decide which atom is the largest.
     speculation = k * SPECULATION_COST * (dim if dtype == torch.int8 else k)
-    cost = once + targets * (atoms * (dim + BLOCK_COST[dtype] * passes) + speculation)
-    return Plan("gram", batch, size, cost, gram=dtype, verified=verified)
-
-
-def _bfloat16_cost(device: torch.device) -> float:
-    if device.type == "cuda":
-        return SCREENED_COST
-    # Without instructions for it, a CPU multiplies bfloat16 slower than float32.
-    native = has_instructions("avx512_bf16", "amx_bf16")
-    return SCREENED_COST if native else 4 * EXHAUSTIVE_COST
+    cost = once + targets * (atoms * (dim + GRAM_COSTS[dtype] * passes) + speculation)
+    return Plan(Way.GRAM, batch, size, cost, gram=dtype, verified=verified)

@@ -1,17 +1,35 @@
-"""Compiles kernels with Numba where it is installed; without it `AVAILABLE` is false."""
+"""Compiles kernels with Numba where it is installed, and says what the processor can do.
+
+Kernels are plain functions of NumPy arrays. Numba ignores their annotations, which say the shapes.
+"""
 
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm
 
 try:
     import numba
+
+    from mergekit_omp.pursuit import kernel_cache
 except ImportError:  # torch alone is a working path
     numba = None
 
-AVAILABLE = numba is not None
+AVAILABLE = numba is not None and not numba.config.DISABLE_JIT
+
+MATHS = {"reassoc", "contract", "arcp", "nsz", "afn"}
+"""What the compiler may do with floats. Not: assume that there are no infinities and no NaNs."""
+
+KERNELS: dict[str, tuple[Any, Callable[..., Any]]] = {}
+"""Every kernel, compiled and as it was written."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,18 +37,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def kernel(function: Function) -> Function:
     """Compiles at first use, for calls that release the interpreter's lock.
 
-    Compiled code is kept beside the source, or in the user's cache directory where that is
-    read-only; where neither can be written, every process compiles for itself.
+    Compiled code is kept on disk; see `kernel_cache`.
     """
-    if numba is None:
-        return function
     # Tests wrap every function to check its shapes; Numba needs the function itself.
-    function = inspect.unwrap(function)
-    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # what Numba raises where it can write no cache
-        return numba.njit(**options)(function)
+    plain = inspect.unwrap(function)
+    made: Any = plain
+    if AVAILABLE:
+        made = numba.njit(nogil=True, fastmath=MATHS, error_model="numpy")(plain)
+        # What `enable_caching` does, with another cache.
+        made._cache = kernel_cache.KernelCache(plain)
+    KERNELS[f"{plain.__module__.rpartition('.')[2]}.{plain.__name__}"] = made, function
+    return made
 
 
 def instruction(typed: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,9 +55,58 @@ def instruction(typed: Callable[..., Any]) -> Callable[..., Any]:
 
     `typed` takes Numba's types of the arguments and gives the signature and what emits the code.
     """
-    if numba is None:
+    if not AVAILABLE:
         return typed
     from numba.extending import intrinsic
 
     emitted: Callable[..., Any] = intrinsic(inspect.unwrap(typed))
     return emitted
+
+
+def in_kernels(plain: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Marks what gives the function that kernels call in the place of a plain one."""
+
+    def mark(replacement: Function) -> Function:
+        if AVAILABLE:
+            from numba.extending import overload
+
+            overload(plain)(inspect.unwrap(replacement))
+        return replacement
+
+    return mark
+
+
+def telling(progress: bool) -> AbstractContextManager[None]:
+    """Where progress is shown, also says what is compiled: it takes as long as many targets."""
+    if not (AVAILABLE and progress):
+        return nullcontext()
+    return kernel_cache.telling(partial(tqdm.write, file=sys.stderr))
+
+
+def obstacle() -> str | None:
+    """Why kernels do not run compiled here, which is too slow to be of use; None where they do."""
+    if AVAILABLE:
+        return None
+    return "Numba is not installed" if numba is None else "NUMBA_DISABLE_JIT is set"
+
+
+def compiles_for(feature: str) -> bool:
+    """Whether Numba compiles for a processor with a feature, by LLVM's name for it."""
+    if not AVAILABLE:
+        return False
+    from numba.core.registry import cpu_target
+
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return f"+{feature}" in features.split(",")
+
+
+def has_instructions(*names: str) -> bool:
+    """Whether the processor has any of these, by torch's names; older releases of torch tell none.
+
+    MERGEKIT_OMP_INSTRUCTIONS names, with commas, the only ones to use: nothing for none.
+    """
+    told = os.environ.get("MERGEKIT_OMP_INSTRUCTIONS")
+    if told is not None and not set(names) & set(told.split(",")):
+        return False
+    features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(features.get(name) for name in names if told is None or name in told.split(","))

@@ -2,26 +2,24 @@
 
 Residuals and atoms are rounded to 8-bit integers at random, up or down with the probabilities that
 leave the mean where it was. The errors of a product are then independent and of mean zero whatever
-the data, so that Hoeffding's inequality bounds them: a correlation is off by more than its margin
-less than once in 10^10. Every atom that may have the largest is a candidate.
+the data, so that a correlation is off by more than its margin less than once in 10^10
+(docs/pursuit-bounds.md). Every atom that may have the largest is a candidate.
 
 Worth it where a processor multiplies 8-bit integers several times faster than float32.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from mergekit_omp.pursuit import candidates, compiled, integer_products
+from mergekit_omp.pursuit import candidates, integer_products
+from mergekit_omp.pursuit.candidates import Coarse, Kept, none_kept
 from mergekit_omp.pursuit.integer_products import ATOMS, RESIDUALS
 from mergekit_omp.pursuit.lockstep import Search
 from mergekit_omp.pursuit.problem import Problem
-from mergekit_omp.pursuit.processor import has_instructions
 from mergekit_omp.pursuit.rounding import SHIFT, round_rows
 from mergekit_omp.pursuit.threads import in_threads
 
@@ -33,57 +31,13 @@ CHUNK = 80 * ATOMS
 """Atoms rounded at a time."""
 
 
-def available(problem: Problem) -> bool:
-    """Whether this is a processor that multiplies 8-bit integers exactly and fast."""
-    if not compiled.AVAILABLE or problem.atoms.device.type != "cpu":
-        return False
-    return integer_products.available() or _torch_is_fast()
-
-
-def in_registers(problem: Problem) -> bool:
-    """Whether our own products are the fastest here: not where there are matrix units (AMX)."""
-    matrix_units = has_instructions("amx_int8") and _torch_is_fast()
-    return available(problem) and integer_products.available() and not matrix_units
-
-
-def _torch_is_fast() -> bool:
-    return hasattr(torch, "_int_mm") and has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """Candidates of a batch of residuals: floors, and lists of atoms with their upper bounds."""
-
-    floors: np.ndarray
-    picks: np.ndarray
-    uppers: np.ndarray
-    counts: np.ndarray
-
-    @classmethod
-    def empty(cls, batch: int) -> Kept:
-        shape = batch, candidates.CAPACITY
-        return cls(
-            np.zeros(batch, np.float32),
-            np.empty(shape, np.int64),
-            np.empty(shape, np.float32),
-            np.zeros(batch, np.int64),
-        )
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        return self.floors, self.picks, self.uppers, self.counts
-
-
 class EightBit(Search):
     """Exhaustive search, with nearly all of the arithmetic in 8-bit integers.
 
-    `by_torch` says whose products to use: by default torch's where there are matrix units (AMX),
-    which it knows to use, or where ours cannot run.
+    `by_torch` says whose products to use: torch's, or ours (`integer_products`).
     """
 
-    def __init__(self, problem: Problem, by_torch: bool | None = None) -> None:
-        if by_torch is None:
-            by_torch = not in_registers(problem)
+    def __init__(self, problem: Problem, by_torch: bool) -> None:
         self.atoms = problem.atoms
         self.by_torch = by_torch
         self.seed = 0
@@ -114,7 +68,7 @@ class EightBit(Search):
                 self.correction[at : at + len(packed)] = correction
         margin = WIDTH * (problem.atom_norms[order] / self.top).float()
         heads = np.arange(0, count, ATOMS)
-        self.described = (
+        self.described = Coarse(
             order.numpy(),
             scale.numpy(),
             margin.numpy(),
@@ -126,40 +80,35 @@ class EightBit(Search):
     def find(
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
-        kept = Kept.empty(len(barred))
-        units = self.screen(residuals, kept)
+        kept = none_kept(len(barred))
+        integers, scale = self.rounded(residuals)
+        lengths = torch.linalg.vector_norm(residuals, dim=1)
+        units = (scale / lengths).float().numpy()
         best = residuals.new_empty(len(barred))
         found = torch.empty(len(barred), dtype=torch.int64)
-        arrays = residuals.numpy(), units.numpy(), self.atoms.numpy(), barred.numpy()
+        given = residuals.numpy(), (lengths * self.top).numpy(), self.atoms.numpy(), barred.numpy()
         results = best.numpy(), found.numpy()
 
         def work(first: int, last: int) -> None:
-            candidates.decide(first, last, *arrays, *kept.arrays, *results)
-
-        in_threads(work, len(barred))
-        return best, found
-
-    def screen(self, residuals: Float[Tensor, "batch dim"], kept: Kept) -> Float[Tensor, "batch"]:
-        """Fills `kept` with each residual's candidates; returns what a correlation of 1 is there."""
-        integers, scale = self.rounded(residuals)
-        lengths = torch.linalg.vector_norm(residuals, dim=1)
-        row_scale = (scale / lengths).float().numpy()
-        shared = (row_scale, self.described, *kept.arrays)
-
-        def work(first: int, last: int) -> None:
-            if self.by_torch:
-                self._sweep_by_torch(first, last, integers, shared)
-            else:
-                packed = self.coarse.numpy(), self.correction.numpy()
-                candidates.sweep(first, last, integers.numpy(), *packed, *shared)
+            self._sweep(first, last, integers, units, kept)
+            candidates.settle(first, last, *given, kept, *results)
 
         # Each thread multiplies its own rows, so that none waits for another.
-        in_threads(work, len(residuals), RESIDUALS)
-        return lengths * self.top
+        in_threads(work, len(barred), RESIDUALS)
+        return best, found
 
-    def _sweep_by_torch(
-        self, first: int, last: int, integers: Tensor, shared: tuple[object, ...]
+    def _sweep(
+        self,
+        first: int,
+        last: int,
+        integers: UInt8[Tensor, "rows dims"],
+        units: np.ndarray,
+        kept: Kept,
     ) -> None:
+        if not self.by_torch:
+            packed = self.coarse.numpy(), self.correction.numpy()
+            candidates.sweep(first, last, integers.numpy(), *packed, units, self.described, kept)
+            return
         count, dim = self.coarse.shape
         rows = (integers[first:last, :dim] ^ SHIFT).view(torch.int8)
         buffer = torch.empty(len(rows) * STRIP, dtype=torch.int32)
@@ -168,7 +117,8 @@ class EightBit(Search):
             products = buffer[: len(rows) * len(strip)].view(len(rows), len(strip))
             # Not public, and the only product of 8-bit integers that torch has.
             torch._int_mm(rows, strip.T, out=products)
-            candidates.collect_strip(first, last, products.numpy(), low, *shared)
+            arguments = products.numpy(), low, units, self.described, kept
+            candidates.collect_strip(first, last, *arguments)
 
     def rounded(self, rows: Float[Tensor, "rows dim"]) -> tuple[Tensor, Float[Tensor, "rows"]]:
         """Rows as integers times a scale: `integer_products.rows_for` them, filled."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -61,6 +61,10 @@ class Problem:
             sparsity=self.sparsity,
             tolerance=self.tolerance,
         )
+
+    def sample(self) -> Problem:
+        """One iteration of one target."""
+        return replace(self.subset(torch.arange(1)), sparsity=min(1, self.sparsity))
 
 
 def clamped(k: int, atoms: int, dimension: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.tiles import largest
@@ -13,7 +14,7 @@ SHIFT = 128
 
 
 @kernel
-def mixed(word):  # type: ignore[no-untyped-def]
+def mixed(word: np.uint32) -> np.uint32:
     """A hash of 32 bits in which every bit counts (the finaliser of MurmurHash3)."""
     word = np.uint32(word ^ (word >> np.uint32(16)))
     word = np.uint32(word * np.uint32(0x85EBCA6B))
@@ -23,7 +24,15 @@ def mixed(word):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def round_rows(first, last, rows, seed, tiny, integers, scales):  # type: ignore[no-untyped-def]
+def round_rows(
+    first: int,
+    last: int,
+    rows: Float[np.ndarray, "rows dim"],
+    seed: int,
+    tiny: float,
+    integers: UInt8[np.ndarray, "whole dims"],
+    scales: Float[np.ndarray, "rows"],
+) -> None:
     """Writes rows `first` to `last` as `(integers - SHIFT) * scales`.
 
     Two seeds round in ways that have nothing to do with each other. `tiny` is the least scale.

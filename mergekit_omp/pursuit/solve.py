@@ -7,15 +7,17 @@ import logging
 from jaxtyping import Float
 from torch import Tensor
 
+from mergekit_omp.pursuit import compiled
 from mergekit_omp.pursuit.batches import in_batches
-from mergekit_omp.pursuit.choice import Plan, check_search, choose, lockstep_batch
+from mergekit_omp.pursuit.bfloat16 import Bfloat16
+from mergekit_omp.pursuit.blocks import Gram
+from mergekit_omp.pursuit.choice import Plan, check_search, choose, without_gram
 from mergekit_omp.pursuit.eight_bit import EightBit
-from mergekit_omp.pursuit.eight_bit import available as has_eight_bit
-from mergekit_omp.pursuit.gram import EXACT, FAST, Gram, build, solve_by_gram
+from mergekit_omp.pursuit.gram import build, solve_by_gram
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
-from mergekit_omp.pursuit.screened import Screened
 from mergekit_omp.pursuit.sparse_code import SparseCode
+from mergekit_omp.pursuit.ways import Way
 
 LOG = logging.getLogger(__package__)
 
@@ -69,28 +71,31 @@ def solve_planned(
     problem: Problem, plan: Plan, *, table: Gram | None = None, progress: bool = False
 ) -> SparseCode:
     """Solves as a plan says; `table` is the Gram matrix that it asks for, if already built."""
-    if plan.gram is None:
-        return _in_lockstep(problem, _search(problem, plan.search), plan.batch, progress)
-    speculation = EXACT if plan.verified else FAST
-    code, hard = solve_by_gram(
-        problem, table or build(problem, plan.gram), plan.batch, speculation, progress
-    )
-    if not len(hard):
-        return code
-    LOG.debug("%d targets need more precision than a Gram matrix gives", len(hard))
-    rest = problem.subset(hard)
-    name = "screened" if has_eight_bit(rest) else "reference"
-    batch = lockstep_batch(rest, name, plan.bytes)
-    return code.replaced(hard, _in_lockstep(rest, _search(rest, name), batch, progress))
+    with compiled.telling(progress):
+        if plan.gram is None:
+            return _in_lockstep(problem, plan, progress)
+        table = table or build(problem, plan.gram)
+        code, hard = solve_by_gram(problem, table, plan.batch, plan.verified, progress)
+        if not len(hard):
+            return code
+        LOG.debug("%d targets need more precision than a Gram matrix gives", len(hard))
+        rest = problem.subset(hard)
+        return code.replaced(hard, _in_lockstep(rest, without_gram(rest, plan.bytes), progress))
 
 
-def _search(problem: Problem, name: str) -> Search:
-    if name == "reference":
+def search_by(problem: Problem, way: Way) -> Search:
+    """What finds atoms in one of the ways, but for that of a Gram matrix."""
+    if way is Way.FLOAT:
         return Exhaustive(problem)
-    return EightBit(problem) if has_eight_bit(problem) else Screened(problem)
+    if way is Way.BFLOAT16:
+        return Bfloat16(problem)
+    return EightBit(problem, by_torch=way is Way.BYTES)
 
 
-def _in_lockstep(problem: Problem, search: Search, batch: int, progress: bool) -> SparseCode:
+def _in_lockstep(problem: Problem, plan: Plan, progress: bool) -> SparseCode:
+    search = search_by(problem, plan.way)
+    # Compiles what has to be, so that the bar tells how fast the rest is.
+    solve_in_lockstep(problem.sample(), search)
     return in_batches(
-        problem, lambda part: solve_in_lockstep(part, search), batch, progress=progress
+        problem, lambda part: solve_in_lockstep(part, search), plan.batch, progress=progress
     )

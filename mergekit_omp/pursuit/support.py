@@ -7,19 +7,44 @@ grows by a row per atom (Rubinstein, Zibulevsky and Elad 2008).
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float64, Int64, UInt8
 
 from mergekit_omp.pursuit.compiled import kernel
 
+Row = Float[np.ndarray, "dim"]
+Exact = Float64[np.ndarray, "dim"]
+Atoms = Float[np.ndarray, "atoms dim"]
+Slots = Int64[np.ndarray, "slots"]
+Coefficients = Float64[np.ndarray, "k"]
+
+
+class Support(NamedTuple):
+    """The atoms of one target's support, and their least-squares problem; rows beyond are void."""
+
+    atoms: Slots
+    """As many as fit, rounded up to fours; unused ones are 0."""
+    listed: UInt8[np.ndarray, "atoms"]
+    """1 for each atom of the dictionary that is in the support, or on the present shortlist."""
+    factor: Float64[np.ndarray, "k k"]
+    coefficients: Coefficients
+    products: Coefficients
+    """Inner products of a new atom with the support's."""
+    weights: Coefficients
+    """Its inner products with the orthonormal basis of the support."""
+    duals: Coefficients
+    """Its least-squares coefficients on the support."""
+
 
 @kernel
-def orthogonalise(factor, size, products, weights, duals):  # type: ignore[no-untyped-def]
+def orthogonalise(support: Support, size: int, products: Float64[np.ndarray, "_"]) -> float:
     """What a new atom has in common with the support, from its inner products with it.
 
-    Writes `weights` (inner products with the orthonormal basis of the support) and `duals` (its
-    least-squares coefficients on the support); returns the sum of squares of `weights`.
+    Writes the support's `weights` and `duals`; returns the sum of squares of `weights`.
     """
+    factor, weights, duals = support.factor, support.weights, support.duals
     shared = 0.0
     for p in range(size):
         value = products[p]
@@ -27,34 +52,35 @@ def orthogonalise(factor, size, products, weights, duals):  # type: ignore[no-un
             value -= factor[p, q] * weights[q]
         weights[p] = value / factor[p, p]
         shared += weights[p] * weights[p]
-    backsolve(factor, size, weights, duals)
+    # With the transposed factor, by rows, so that memory is read in order.
+    for p in range(size):
+        duals[p] = weights[p]
+    for p in range(size - 1, -1, -1):
+        duals[p] /= factor[p, p]
+        for q in range(p):
+            duals[q] -= factor[p, q] * duals[p]
     return shared
 
 
 @kernel
-def backsolve(factor, size, right, out):  # type: ignore[no-untyped-def]
-    """Solves with the transposed factor; by rows, so that memory is read in order."""
-    for p in range(size):
-        out[p] = right[p]
-    for p in range(size - 1, -1, -1):
-        out[p] /= factor[p, p]
-        for q in range(p):
-            out[q] -= factor[p, q] * out[p]
+def extend(support: Support, size: int, height: float, projection: float) -> None:
+    """Adds the atom of `orthogonalise`: a row of the factor, and new least-squares coefficients.
 
-
-@kernel
-def extend(factor, size, weights, duals, height, projection, coefficients):  # type: ignore[no-untyped-def]
-    """Adds the atom of `orthogonalise`: a row of the factor, and new least-squares coefficients."""
+    `height` is the norm of what the support does not hold of the atom, and `projection` the inner
+    product of that part's direction with the residual.
+    """
     step = projection / height
     for p in range(size):
-        factor[size, p] = weights[p]
-        coefficients[p] -= step * duals[p]
-    factor[size, size] = height
-    coefficients[size] = step
+        support.factor[size, p] = support.weights[p]
+        support.coefficients[p] -= step * support.duals[p]
+    support.factor[size, size] = height
+    support.coefficients[size] = step
 
 
 @kernel
-def remainder(target, atoms, support, size, coefficients, out):  # type: ignore[no-untyped-def]
+def remainder(
+    target: Row, atoms: Atoms, support: Slots, size: int, coefficients: Coefficients, out: Exact
+) -> float:
     """out = target - the combination, summed in float64; returns its Euclidean norm."""
     for x in range(target.shape[0]):
         out[x] = target[x]
@@ -70,37 +96,37 @@ def remainder(target, atoms, support, size, coefficients, out):  # type: ignore[
 
 
 @kernel
-def refine(target, atoms, support, size, factor, coefficients, rounds, noise):  # type: ignore[no-untyped-def]
+def refine(
+    target: Row, atoms: Atoms, support: Support, size: int, noise: float
+) -> tuple[float, bool]:
     """Polishes coefficients to those of least squares by iterative refinement in float64.
 
-    Returns the residual's norm, negative if the residual stayed correlated with the support by
-    more than `noise` (relative to the norms of target and atom): the factor is then too poor.
+    Returns the residual's norm, and whether the residual is no more correlated with the support
+    than `noise` (relative to the norms of target and atom): else the factor is too poor.
     """
     residual = np.empty(target.shape[0])
     products = np.empty(size)
-    change = np.empty(size)
-    scratch = np.empty(size)
-    norm = remainder(target, atoms, support, size, coefficients, residual)
-    for turn in range(rounds + 1):
+    norm = remainder(target, atoms, support.atoms, size, support.coefficients, residual)
+    worst = 0.0
+    for turn in range(3):
         worst = 0.0
         for p in range(size):
-            atom = atoms[support[p]]
+            atom = atoms[support.atoms[p]]
             total = 0.0
             square = 0.0
             for x in range(target.shape[0]):
                 total += atom[x] * residual[x]
-            for q in range(p):
-                square += factor[p, q] * factor[p, q]
-            square += factor[p, p] * factor[p, p]
+            for q in range(p + 1):
+                square += support.factor[p, q] * support.factor[p, q]
             products[p] = total
             worst = max(worst, abs(total) / math.sqrt(square))
-        if turn == rounds:
+        if turn == 2:
             break
-        orthogonalise(factor, size, products, scratch, change)
+        orthogonalise(support, size, products)
         for p in range(size):
-            coefficients[p] += change[p]
-        norm = remainder(target, atoms, support, size, coefficients, residual)
+            support.coefficients[p] += support.duals[p]
+        norm = remainder(target, atoms, support.atoms, size, support.coefficients, residual)
     length = 0.0
     for x in range(target.shape[0]):
         length += float(target[x]) * float(target[x])
-    return norm if worst <= noise * math.sqrt(length) else -1.0
+    return norm, worst <= noise * math.sqrt(length)

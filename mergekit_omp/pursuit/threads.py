@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
-def in_threads(work: Callable[[int, int], object], count: int, multiple: int = 1) -> None:
+def in_threads(
+    work: Callable[[int, int], object],
+    count: int,
+    multiple: int = 1,
+    share: int | None = None,
+    done: Callable[[int], object] | None = None,
+) -> None:
     """Calls `work(first, last)` for shares of `count` rows that begin at a multiple.
 
-    The work is to release the interpreter's lock; inside it torch has one thread.
+    Each thread gets one share, or else all get shares of so many rows in turn; `done` is told how
+    many rows were. The work is to release the interpreter's lock; inside it torch has one thread.
     """
     threads = torch.get_num_threads()
-    groups = -(-count // multiple)
-    ends = [min(count, groups * at // threads * multiple) for at in range(threads + 1)]
-    shares = [(first, last) for first, last in pairwise(ends) if first < last]
+    if share is None:
+        share = max(1, -(-count // (multiple * threads))) * multiple
+    pool = _pool(threads)
+    jobs = {}
+    for first in range(0, count, share):
+        last = min(first + share, count)
+        jobs[pool.submit(work, first, last)] = last - first
+    for job in as_completed(jobs):
+        job.result()
+        if done is not None:
+            done(jobs[job])
 
-    def alone(first: int, last: int) -> None:
-        torch.set_num_threads(1)
-        work(first, last)
 
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for job in [pool.submit(alone, *share) for share in shares]:
-                job.result()
-    finally:
-        torch.set_num_threads(threads)
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "pursuit", initializer=_alone)
+
+
+def _alone() -> None:
+    """Gives this thread's torch one thread.
+
+    `torch.set_num_threads` would do so for every thread that uses torch for the first time.
+    """
+    torch.get_num_threads()  # the first use, which sets what all threads get
+    threadpool_limits(1, user_api="openmp")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of its parent's threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)

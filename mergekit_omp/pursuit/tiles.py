@@ -6,18 +6,29 @@ Loops are written out four by four, because that is what keeps the operands in r
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Int, Int64
 
 from mergekit_omp.pursuit.compiled import kernel
 
 TILE = 512
 """Atoms in a tile: four rows of a Gram tile and eight of the result stay in a first-level cache."""
 
+Table = Int[np.ndarray, "atoms row"]
+Atoms = Float[np.ndarray, "atoms"]
+Slots = Int64[np.ndarray, "slots"]
+Listed = Int64[np.ndarray, "listed"]
+Rows = Float[np.ndarray, "iterations _"]
+Values = Float[np.ndarray, "_"]
+"""Some numbers in a row; where two are given, the shorter says how many."""
+
 LANES = 256
 """Running maxima kept side by side."""
 
 
 @kernel
-def combine(gram, support, size, weights, rows, low, high, out):  # type: ignore[no-untyped-def]
+def combine(
+    gram: Table, support: Slots, size: int, weights: Rows, rows: int, low: int, high: int, out: Rows
+) -> None:
     """out[i] = sum over p of weights[i, p] * gram[support[p], low:high], for i < rows.
 
     `rows` and `size` are rounded up to fours; what is beyond must have weight 0.
@@ -57,7 +68,9 @@ def combine(gram, support, size, weights, rows, low, high, out):  # type: ignore
 
 
 @kernel
-def combine_one(gram, support, size, weights, low, high, out):  # type: ignore[no-untyped-def]
+def combine_one(
+    gram: Table, support: Slots, size: int, weights: Values, low: int, high: int, out: Values
+) -> None:
     """The same for one row of weights."""
     width = high - low
     for x in range(width):
@@ -73,7 +86,7 @@ def combine_one(gram, support, size, weights, low, high, out):  # type: ignore[n
 
 
 @kernel
-def correlate(start, scale, low, high, out):  # type: ignore[no-untyped-def]
+def correlate(start: Atoms, scale: Atoms, low: int, high: int, out: Values) -> None:
     """out = start[low:high] - scale[low:high] * out: correlations from a combination."""
     # Indices that start from zero are known not to be negative, which vectors need.
     begun, scales = start[low:high], scale[low:high]
@@ -82,7 +95,7 @@ def correlate(start, scale, low, high, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def largest(values):  # type: ignore[no-untyped-def]
+def largest(values: Values) -> float:
     """The largest magnitude."""
     # One lane by one: compilers do not turn the maximum of floats into vector instructions.
     lanes = np.zeros(LANES, values.dtype)
@@ -101,7 +114,7 @@ def largest(values):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def reaches(values, norms, margin, low, high, level):  # type: ignore[no-untyped-def]
+def reaches(values: Values, norms: Atoms, margin: float, low: int, high: int, level: float) -> bool:
     """Whether any magnitude, plus its margin, passes a level."""
     # Counting is turned into vector instructions, in the values' own type.
     extra = values.dtype.type(margin)
@@ -114,7 +127,8 @@ def reaches(values, norms, margin, low, high, level):  # type: ignore[no-untyped
 
 
 @kernel
-def count_above(values, level):  # type: ignore[no-untyped-def]
+def count_above(values: Values, level: float) -> int:
+    """How many magnitudes are above a level."""
     count = 0
     for x in range(values.shape[0]):
         count += 1 if abs(values[x]) > level else 0
@@ -122,7 +136,9 @@ def count_above(values, level):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def shortlist(values, norms, margin, want, share, found):  # type: ignore[no-untyped-def]
+def shortlist(
+    values: Atoms, norms: Atoms, margin: float, want: int, share: float, found: Listed
+) -> tuple[int, float]:
     """Lists about `want` atoms of the largest magnitudes, the one of the largest always among them.
 
     All that may be the largest, given a margin of error in units of the atoms' norms, are listed.
@@ -163,8 +179,24 @@ def shortlist(values, norms, margin, want, share, found):  # type: ignore[no-unt
 
 
 @kernel
-def dot(left, right):  # type: ignore[no-untyped-def]
+def dot(left: Values, right: Values) -> float:
+    """The inner product."""
     total = left[0] * right[0] * 0
     for x in range(left.shape[0]):
         total += left[x] * right[x]
     return total
+
+
+@kernel
+def copy(values: Values, out: Values) -> None:
+    """out = values. Assigned to a slice it would take seconds to compile."""
+    for x in range(out.shape[0]):
+        out[x] = values[x]
+
+
+@kernel
+def shift(values: Values, change: Values, step: float, count: int) -> None:
+    """values += step * change, for the first `count`."""
+    factor = values.dtype.type(step)
+    for x in range(count):
+        values[x] += factor * change[x]

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from here import WAYS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergekit_omp.pursuit import compiled, integer_products
+from mergekit_omp.pursuit import compiled
 from mergekit_omp.pursuit.integer_products import ATOMS, RESIDUALS, multiply, pack, rows_for
 from mergekit_omp.pursuit.rounding import SHIFT, STEPS, round_rows
+from mergekit_omp.pursuit.ways import Way
 
-needs_vnni = pytest.mark.skipif(
-    not integer_products.available(), reason="this processor has no AVX512-VNNI"
-)
+Products = Callable[..., int]
 
 
-@compiled.kernel
 def products_of(residuals, tile, correction, limits, out):  # type: ignore[no-untyped-def]
     return multiply(residuals, tile, correction, limits, out)
 
 
-@needs_vnni
+# As it was written, and as it is emitted.
+forms = pytest.mark.parametrize(
+    "products_of",
+    [products_of] + [compiled.kernel(products_of)] * (Way.REGISTERS in WAYS),
+)
+
+
+@forms
 @settings(deadline=None, max_examples=30)
 @given(
     count=st.integers(1, 120), dim=st.integers(1, 70), seed=st.integers(0, 999), full=st.booleans()
 )
-def test_products_are_those_of_wide_integers(count: int, dim: int, seed: int, full: bool) -> None:
+def test_products_are_those_of_wide_integers(
+    products_of: Products, count: int, dim: int, seed: int, full: bool
+) -> None:
     draw = torch.Generator().manual_seed(seed)
     low = -STEPS if not full else STEPS
     atoms = torch.randint(low, STEPS + 1, (count, dim), generator=draw).to(torch.int8)
@@ -52,8 +62,8 @@ def test_products_are_those_of_wide_integers(count: int, dim: int, seed: int, fu
         assert np.array_equal(out[:, : part.shape[1]], part.numpy())
 
 
-@needs_vnni
-def test_nothing_is_written_where_no_product_reaches_its_limit() -> None:
+@forms
+def test_nothing_is_written_where_no_product_reaches_its_limit(products_of: Products) -> None:
     packed, correction = pack(torch.ones(3, 8, dtype=torch.int8))
     rows = rows_for(RESIDUALS, 8)
     rows[:, :8] = SHIFT + 1

@@ -6,18 +6,19 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from here import EVERY_SEARCH, EXACT_SEARCHES, WAYS
 from pursuit_dictionaries import dictionary
 
-from mergekit_omp.pursuit import compiled, eight_bit, orthogonal_matching_pursuit
+from mergekit_omp.pursuit import compiled, orthogonal_matching_pursuit
 from mergekit_omp.pursuit.batches import in_batches
 from mergekit_omp.pursuit.choice import choose, free_memory
 from mergekit_omp.pursuit.lockstep import Exhaustive, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.sparse_code import SparseCode
+from mergekit_omp.pursuit.ways import Way, available, obstacle
 
 
 def sized(targets: int, atoms: int, dim: int, k: int = 64) -> Problem:
@@ -35,25 +36,27 @@ def sized(targets: int, atoms: int, dim: int, k: int = 64) -> Problem:
 
 
 @pytest.fixture
-def no_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eight_bit, "available", lambda problem: False)
+def no_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor without any instruction that would help."""
+    monkeypatch.setenv("MERGEKIT_OMP_INSTRUCTIONS", "")
 
 
-@pytest.mark.usefixtures("no_eight_bits")
+@pytest.mark.usefixtures("no_instructions")
 @pytest.mark.parametrize(
     ("budget", "dtype"),
     [(8 << 30, torch.int16), (2 << 30, torch.int8), (1 << 29, None)],
 )
 def test_auto_takes_the_gram_matrix_that_fits(budget: int, dtype: torch.dtype | None) -> None:
     plan = choose(sized(40_000, 32_000, 2048), "auto", budget)
-    assert plan.gram == dtype
+    assert plan.gram == (dtype if Way.GRAM in WAYS else None)
     assert plan.bytes <= budget
     assert plan.verified
 
 
 def test_a_gram_matrix_is_not_built_for_a_few_targets() -> None:
     assert choose(sized(10, 32_000, 2048), "auto", 64 << 30).search != "gram"
-    assert choose(sized(20_000, 32_000, 2048), "auto", 64 << 30).search == "gram"
+    many = choose(sized(20_000, 32_000, 2048), "auto", 64 << 30)
+    assert many.search == "gram" or Way.GRAM not in WAYS
 
 
 def test_batches_shrink_with_the_budget() -> None:
@@ -62,15 +65,24 @@ def test_batches_shrink_with_the_budget() -> None:
     assert batches == sorted(batches) and batches[0] < batches[-1]
 
 
-@pytest.mark.usefixtures("no_eight_bits")
 def test_fast_falls_back_to_what_fits() -> None:
     plan = choose(sized(20_000, 110_000, 2048), "fast", 3 << 30)
     assert plan.verified and plan.search != "gram"
 
 
 def test_a_search_that_does_not_fit_says_what_it_needs() -> None:
-    with pytest.raises(ValueError, match=r"search 'gram' needs at least 1\d\.\d+ GB .*'auto'"):
-        choose(sized(20_000, 110_000, 2048), "gram", 8 << 30)
+    message = r"search 'reference' needs at least 0\.\d+ GB .*'auto'"
+    with pytest.raises(ValueError, match=message):
+        choose(sized(20_000, 110_000, 2048), "reference", 1 << 20)
+
+
+@pytest.mark.parametrize("way", Way)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_search_runs_or_says_why_not(way: Way, device: str) -> None:
+    reason = obstacle(way, torch.device(device))
+    assert (reason is None) == (way in available(torch.device(device)))
+    assert reason is None or "Numba" in reason or "processor" in reason or "cuda" in reason
+    assert reason is None or way.search != "reference"
 
 
 def test_the_default_budget_is_part_of_what_is_free() -> None:
@@ -84,12 +96,13 @@ def test_the_default_budget_is_part_of_what_is_free() -> None:
 def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     targets, atoms = dictionary(30, 200, 16)
     with caplog.at_level(logging.INFO):
-        orthogonal_matching_pursuit(targets, atoms, 4, search="gram")
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("pursuit of 30 targets over 200 atoms, k = 4: search gram (int16)")
+        orthogonal_matching_pursuit(targets, atoms, 4, search="screened")
+    told = [text for text in caplog.messages if not text.startswith("compiling, once: ")]
+    (message,) = told
+    assert message.startswith("pursuit of 30 targets over 200 atoms, k = 4: search screened")
 
 
-@pytest.mark.parametrize("search", ["reference", "screened", "gram"])
+@pytest.mark.parametrize("search", EXACT_SEARCHES)
 def test_small_batches_give_the_same_code(search: str) -> None:
     targets, atoms = dictionary(40, 3000, 64)
     plenty = orthogonal_matching_pursuit(targets, atoms, 10, search=search)
@@ -136,18 +149,21 @@ def test_out_of_memory_for_one_target_is_an_error() -> None:
         in_batches(problem, ShortOfMemory(problem, 0), 2)
 
 
-def test_any_number_of_threads_gives_the_same_bytes() -> None:
-    targets, atoms = dictionary(33, 600, 48)
+@pytest.mark.parametrize("search", EVERY_SEARCH)
+def test_any_number_of_threads_gives_the_same_bytes(search: str) -> None:
+    targets, atoms = dictionary(133, 2600, 248)
     before = torch.get_num_threads()
     codes = []
     try:
-        for threads in (1, 3):
+        for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            codes.append(orthogonal_matching_pursuit(targets, atoms, 12, search="gram"))
+            codes.append(orthogonal_matching_pursuit(targets, atoms, 12, search=search))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(codes[0].indices, codes[1].indices)
-    torch.testing.assert_close(codes[0].coefficients, codes[1].coefficients, rtol=1e-6, atol=1e-6)
+    for code in codes[1:]:
+        assert torch.equal(codes[0].indices, code.indices)
+        assert torch.equal(codes[0].coefficients, code.coefficients)
+        assert torch.equal(codes[0].residual_norms, code.residual_norms)
 
 
 def test_torch_alone_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +173,8 @@ def test_torch_alone_works(monkeypatch: pytest.MonkeyPatch) -> None:
     for search in ("auto", "fast", "reference", "screened"):
         code = orthogonal_matching_pursuit(targets, atoms, 8, search=search)
         assert torch.equal(code.indices, expected.indices)
-    with pytest.raises(ValueError, match="search 'gram' needs Numba and a CPU here: write 'auto'"):
+    message = "search 'gram' cannot run here: (Numba is not|NUMBA_DISABLE_JIT is).*; write 'auto'"
+    with pytest.raises(ValueError, match=message):
         orthogonal_matching_pursuit(targets, atoms, 8, search="gram")
 
 
@@ -169,19 +186,6 @@ def test_numba_is_not_needed_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[0, 1, 2]", done.stderr
-
-
-def test_a_read_only_installation_can_be_used(tmp_path: Path) -> None:
-    program = (
-        "import numba.core.caching as caching\n"
-        "caching.CacheImpl._locator_classes = []\n"
-        "from mergekit_omp.pursuit.compiled import kernel\n"
-        "print(kernel(lambda x: x + 1)(2))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.stdout.strip() == "3", done.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
+from here import EVERY_SEARCH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pursuit_dictionaries import dictionary
 
 from mergekit_omp.pursuit import orthogonal_matching_pursuit
-from mergekit_omp.pursuit.choice import SEARCHES
 
 problems = st.builds(
     dictionary,
@@ -21,7 +21,7 @@ problems = st.builds(
     seed=st.integers(0, 10**6),
     dtype=st.just(torch.float64),
 )
-searches = st.sampled_from(SEARCHES)
+searches = st.sampled_from(EVERY_SEARCH)
 few = settings(max_examples=15, deadline=None)
 
 
@@ -90,7 +90,7 @@ def test_scales_with_the_targets_and_against_the_atoms(problem, search, scale) -
     torch.testing.assert_close(smaller.coefficients, code.coefficients / scale, **close)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", EVERY_SEARCH)
 def test_runs_repeat_to_the_bit(search: str) -> None:
     targets, atoms = dictionary(30, 800, 64)
     first = orthogonal_matching_pursuit(targets, atoms, 16, search=search)

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from mergekit_omp.pursuit import compiled
+from here import EXACT_SEARCHES
 
 PROGRAM = """
 import json, re, sys
@@ -43,13 +42,9 @@ print(json.dumps({"taken": taken, "plan": plan.bytes, "gram": str(plan.gram)}))
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="only Linux tells how much was taken"
 )
-@pytest.mark.parametrize(
-    ("search", "megabytes"),
-    [("screened", 80), ("gram", 400)],
-)
-def test_peak_memory_is_within_the_plan(search: str, megabytes: int) -> None:
-    if search == "gram" and not compiled.AVAILABLE:
-        pytest.skip("a Gram matrix needs Numba")
+@pytest.mark.parametrize("search", EXACT_SEARCHES)
+def test_peak_memory_is_within_the_plan(search: str) -> None:
+    megabytes = 400 if search == "gram" else 80
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, search, str(megabytes << 20)],
         capture_output=True,

@@ -6,12 +6,12 @@ import logging
 
 import pytest
 import torch
+from here import EVERY_SEARCH, EXACT_SEARCHES
 from pursuit_dictionaries import dictionary
 
 from mergekit_omp.pursuit import orthogonal_matching_pursuit
-from mergekit_omp.pursuit.choice import SEARCHES
 
-every_search = pytest.mark.parametrize("search", SEARCHES)
+every_search = pytest.mark.parametrize("search", EVERY_SEARCH)
 
 
 @every_search
@@ -126,7 +126,7 @@ def test_orthogonal_targets_stop_at_once(search: str) -> None:
     torch.testing.assert_close(code.residual_norms, torch.full((2,), 2.0))
 
 
-@pytest.mark.parametrize("search", [name for name in SEARCHES if name != "fast"])
+@pytest.mark.parametrize("search", EXACT_SEARCHES)
 def test_a_target_beside_all_atoms_leaves_the_others_alone(search: str) -> None:
     targets, atoms = dictionary(40, 900, 32)
     atoms[:, 28:] = 0

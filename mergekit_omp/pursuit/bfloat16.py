@@ -1,0 +1,56 @@
+"""Screened search in bfloat16: its products name candidates, the working dtype decides among them.
+
+A candidate is every atom whose product, given the largest possible error of bfloat16
+(docs/pursuit-bounds.md), may be the largest; so the atom found is that of an exhaustive search.
+Worth it where the machine multiplies bfloat16 faster than float32: GPUs, and CPUs with AVX512-BF16
+or AMX.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from mergekit_omp.pursuit.decision import PAIRS, decide_pairs
+from mergekit_omp.pursuit.lockstep import Search
+from mergekit_omp.pursuit.problem import Problem
+
+ERROR = 3.001 * 2.0**-9
+"""Of a cosine: both factors and the result are rounded; a thousandth covers the float32 sums."""
+
+
+class Bfloat16(Search):
+    """Exhaustive search, with most of the arithmetic in bfloat16."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.atoms = problem.atoms
+        self.norms = problem.atom_norms
+        # Unit rows: no product overflows or vanishes in bfloat16, whatever the atoms' scale.
+        tiny = torch.finfo(self.atoms.dtype).tiny
+        units = problem.atoms / problem.atom_norms.clamp(min=tiny)[:, None]
+        self.coarse = units.to(torch.bfloat16)
+
+    def find(
+        self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
+    ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
+        lengths = torch.linalg.vector_norm(residuals, dim=1, keepdim=True)
+        directions = (residuals / lengths).to(torch.bfloat16)
+        bound = (directions @ self.coarse.T).to(self.norms.dtype).abs_()
+        bound = bound.sub_(ERROR).mul_(self.norms).masked_fill_(barred, -torch.inf)
+        floor = bound.amax(dim=1, keepdim=True)
+        bound += 2 * ERROR * self.norms
+        rows, picks = (bound >= floor).logical_and_(~barred).nonzero(as_tuple=True)
+        return decide_pairs(rows, picks, self.atoms, residuals)
+
+
+def search_bytes(problem: Problem) -> int:
+    """Memory that one residual takes in `Bfloat16`."""
+    return len(problem.atoms) * (4 + 2 * problem.atoms.element_size())
+
+
+def fixed_bytes(problem: Problem) -> int:
+    """Memory held whatever the batch: the coarse atoms, and the candidates being decided."""
+    dim = problem.atoms.shape[1]
+    scalar = problem.atoms.element_size()
+    return problem.atoms.numel() * (2 + scalar) + PAIRS * dim * scalar * 3

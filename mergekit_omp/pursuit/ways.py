@@ -1,0 +1,51 @@
+"""The ways to look for atoms, and which of them this machine has."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+
+from mergekit_omp.pursuit import compiled
+from mergekit_omp.pursuit.compiled import has_instructions
+
+
+class Way(Enum):
+    """How a search multiplies; all but the first leave little to do in the working dtype."""
+
+    FLOAT = "products in the working dtype"
+    BFLOAT16 = "products in bfloat16"
+    BYTES = "products of 8-bit integers, by torch"
+    REGISTERS = "products of 8-bit integers, in registers"
+    GRAM = "a Gram matrix"
+
+    @property
+    def search(self) -> str:
+        """What users write for it."""
+        return {Way.FLOAT: "reference", Way.GRAM: "gram"}.get(self, "screened")
+
+
+def obstacle(way: Way, device: torch.device) -> str | None:
+    """Why a way cannot be gone on a device of this machine; None where it can."""
+    if way in (Way.FLOAT, Way.BFLOAT16):
+        return None
+    if device.type != "cpu":
+        return f"the vectors are on {device}, and it runs on a CPU"
+    if reason := compiled.obstacle():
+        return reason
+    if way is Way.BYTES and not torch_has_bytes():
+        return "the processor has no products of 8-bit integers that torch knows (VNNI or AMX)"
+    if way is Way.REGISTERS and not (
+        has_instructions("avx512_vnni") and compiled.compiles_for("avx512vnni")
+    ):
+        return "the processor has no AVX512-VNNI, or Numba does not compile for it"
+    return None
+
+
+def torch_has_bytes() -> bool:
+    return hasattr(torch, "_int_mm") and has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
+
+
+def available(device: torch.device) -> list[Way]:
+    """The ways that can be gone on a device of this machine."""
+    return [way for way in Way if obstacle(way, device) is None]
