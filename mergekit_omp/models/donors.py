@@ -16,6 +16,7 @@ from mergekit_omp.models.numbers import check_donor, check_vocabulary_tensor
 from mergekit_omp.models.tensors import (
     VocabularyTensor,
     architecture_of,
+    says_tied,
     vocabulary_parts,
     vocabulary_tensors,
 )
@@ -29,6 +30,7 @@ class Donor:
     model: ModelReference
     vocabulary: Vocabulary
     tensors: dict[Part, VocabularyTensor]
+    warnings: tuple[str, ...] = ()
 
     def tensor(self, part: Part) -> VocabularyTensor:
         """Its tensor that plays `part`: a donor without a head of its own is tied."""
@@ -68,4 +70,12 @@ def load_donor(
         check_vocabulary_tensor(tensor)
     if Part.INPUT not in tensors:
         tensors[Part.INPUT] = tensors[Part.HEAD]
-    return Donor(model=model, vocabulary=vocabulary, tensors=tensors)
+    warnings: tuple[str, ...] = ()
+    has_head = Part.HEAD in vocabulary_parts(architecture).values()
+    if has_head and Part.HEAD not in tensors and not says_tied(architecture.config):
+        warnings = (
+            f"The donor {model} says that its head is a matrix of its own (tie_word_embeddings: "
+            f"false), but its checkpoint has none: {tensors[Part.INPUT].weight.name} is used in "
+            "its place.",
+        )
+    return Donor(model=model, vocabulary=vocabulary, tensors=tensors, warnings=warnings)

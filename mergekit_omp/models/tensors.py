@@ -156,14 +156,18 @@ def vocabulary_tensors(
     return found
 
 
-def is_tied(config: PretrainedConfig, entry: VocabularyTensor, head: VocabularyTensor) -> bool:
-    """Whether a model that stores a head reads it from its input embedding all the same."""
-    says_so = bool(
+def says_tied(config: PretrainedConfig) -> bool:
+    """Whether a config says that the input embedding is the head too."""
+    return bool(
         getattr(config, "tie_word_embeddings", False)
         or getattr(config.get_text_config(), "tie_word_embeddings", False)
     )
-    if not says_so or not weights_are_read():
-        return says_so
+
+
+def is_tied(config: PretrainedConfig, entry: VocabularyTensor, head: VocabularyTensor) -> bool:
+    """Whether a model that stores a head reads it from its input embedding all the same."""
+    if not says_tied(config) or not weights_are_read():
+        return says_tied(config)
     one, other = entry.load_task().execute(), head.load_task().execute()
     return one is not None and other is not None and torch.equal(one, other)
 

@@ -81,6 +81,8 @@ class MergeInputs:
         if model not in self._donors:
             vocabulary = self.vocabularies.vocabulary(model)
             self._donors[model] = load_donor(model, vocabulary, method, self.options)
+            for warning in self._donors[model].warnings:
+                self.warnings.add(warning)
         return self._donors[model]
 
     def rows(self, tensor: VocabularyTensor) -> Rows:

@@ -26,7 +26,7 @@ from mergekit_omp.approximation.base import Part
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.headers import weights_are_read
 from mergekit_omp.models.known_model import set_vocabulary_size
-from mergekit_omp.models.tensors import PER_LAYER, VocabularyTensor, is_tied, vocabulary_parts
+from mergekit_omp.models.tensors import PER_LAYER, VocabularyTensor, vocabulary_parts
 from mergekit_omp.models.tokenizers import Vocabularies, load_tokenizer, read_vocabulary
 from mergekit_omp.models.union import MANY, check_roles, union_tokenizer
 from mergekit_omp.record.record import transplant_record
@@ -55,6 +55,7 @@ from mergekit_omp.transplant.token_settings import (
     token_settings,
 )
 from mergekit_omp.transplant.token_warnings import ModelTokens, token_warnings
+from mergekit_omp.transplant.tying import tying
 from mergekit_omp.transplant.writing import OutputFiles, TensorStatistics, WriteTransplant
 from mergekit_omp.vocabulary import Vocabulary, digit_mismatch
 
@@ -150,7 +151,7 @@ class TransplantPlan:
         tensors = self._vocabulary_tensors(planned)
         self._check_widths(tensors)
         self._warn_of_padding(tensors)
-        tied = self._tied(tensors)
+        tied, tensors, planned = self._tied(tensors, planned)
         aligned = {
             tensor.weight.name: self._aligned(tensor, _space_of(tensor, tensors), tied)
             for tensor in tensors
@@ -387,15 +388,21 @@ class TransplantPlan:
             "size will do."
         )
 
-    def _tied(self, tensors: list[PlannedTensor]) -> bool:
-        """Whether the output's input embedding is its head too."""
-        heads = [tensor.models for tensor in tensors if tensor.part == Part.HEAD]
-        entries = [tensor.models for tensor in tensors if tensor.part == Part.INPUT]
-        if not heads or not entries:
-            return not heads
-        if self.base not in heads[0] or self.base not in entries[0]:
-            return False
-        return is_tied(self.out_config, entries[0][self.base], heads[0][self.base])
+    def _tied(
+        self, tensors: list[PlannedTensor], planned: list[tuple[WeightInfo, Task]]
+    ) -> tuple[bool, list[PlannedTensor], list[tuple[WeightInfo, Task]]]:
+        """Whether input embedding and head are one, and what is planned, without a second one."""
+        parts = vocabulary_parts(
+            ConfiguredModelArchitecture(info=self.arch_info, config=self.out_config)
+        )
+        found = tying(self.out_config, self.base, parts.values(), tensors)
+        for warning in found.warnings:
+            self.warnings.add(warning)
+        return (
+            found.tied,
+            [tensor for tensor in tensors if tensor.weight.name != found.repeated],
+            [(weight, task) for weight, task in planned if weight.name != found.repeated],
+        )
 
     def _warn_of_gaps(self) -> None:
         gaps = self.output.size - self.output.tokens

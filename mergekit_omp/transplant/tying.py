@@ -1,0 +1,77 @@
+"""Whether an output's input embedding is its head too, and that its config says what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import transformers
+from mergekit.common import ModelReference
+
+from mergekit_omp.approximation.base import Part
+from mergekit_omp.models.tensors import is_tied, says_tied
+from mergekit_omp.transplant.row_planning import PlannedTensor
+
+
+@dataclass(frozen=True)
+class Tying:
+    """How the output's head is written."""
+
+    tied: bool
+    """The input embedding serves as head."""
+    repeated: str | None = None
+    """A planned head that is the input embedding once more, and need not be written."""
+    warnings: tuple[str, ...] = ()
+
+
+def tying(
+    config: transformers.PretrainedConfig,
+    base: ModelReference,
+    parts: Collection[Part],
+    tensors: Sequence[PlannedTensor],
+) -> Tying:
+    """Set the config's flag to what the planned tensors are.
+
+    `parts` are those of the architecture. transformers 5 reads two different matrices as two
+    whatever the flag says, and 4.57 drops the head where the flag is set; with neither flag nor
+    head both make the head up.
+    """
+    heads = [tensor for tensor in tensors if tensor.part == Part.HEAD]
+    entries = [tensor for tensor in tensors if tensor.part == Part.INPUT]
+    flag = says_tied(config)
+    if not heads:
+        if flag or Part.HEAD not in parts or not entries:
+            return Tying(True)
+        _set(config, True)
+        return Tying(
+            True,
+            warnings=(
+                f"{base} says that its head is a matrix of its own (tie_word_embeddings: false), "
+                f"but its checkpoint has none: {entries[0].weight.name} serves as head, and the "
+                "output says so.",
+            ),
+        )
+    head = heads[0]
+    if not flag or not entries:
+        return Tying(False)
+    entry = entries[0]
+    both = [model for model in head.models if model in entry.models and head.models[model].stored()]
+    apart = [m for m in both if not is_tied(config, entry.models[m], head.models[m])]
+    if not apart:
+        return Tying(True, head.weight.name)
+    _set(config, False)
+    return Tying(
+        False,
+        warnings=(
+            f"{', '.join(map(str, apart))}: {head.weight.name} is another matrix than "
+            f"{entry.weight.name}, though the config says that they are one (tie_word_embeddings: "
+            "true). Both are merged and written, and the output says that they are two.",
+        ),
+    )
+
+
+def _set(config: transformers.PretrainedConfig, tied: bool) -> None:
+    text = config.get_text_config()
+    config.tie_word_embeddings = tied
+    if text is not config and hasattr(text, "tie_word_embeddings"):
+        text.tie_word_embeddings = tied
