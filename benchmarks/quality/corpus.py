@@ -28,7 +28,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Texts:
+class Corpus:
     """What models are trained on, by kind, and the documents that none of them sees."""
 
     train: Mapping[str, tuple[str, ...]]
@@ -41,7 +41,7 @@ class Texts:
 
 def read_texts(
     folder: Path | None, spec: CorpusSpec, held_out_bytes: int, document_characters: int
-) -> Texts:
+) -> Corpus:
     """The corpus, with about `held_out_bytes` held out of each kind.
 
     Raises:
@@ -57,7 +57,7 @@ def read_texts(
     for kind, learn, test in _files(folder, document_characters) if folder else ():
         train[kind] += learn
         held_out[kind] += test
-    return Texts(
+    return Corpus(
         train={kind: tuple(texts) for kind, texts in train.items()},
         held_out=tuple(
             Document(kind, text) for kind in KINDS for text in _some(held_out[kind], held_out_bytes)

@@ -30,7 +30,7 @@ def usable_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
 
 
 def donor_rows(
-    method: str, space: CodingInputs
+    method: str, inputs: CodingInputs
 ) -> tuple[
     Float[Tensor, "missing donor_dim"],
     Float[Tensor, "usable_anchors donor_dim"],
@@ -41,15 +41,15 @@ def donor_rows(
     Rows of missing tokens that are not finite come as zeros. Raises ValueError if the donor has
     no weights or no anchor is usable.
     """
-    if space.targets is None or space.anchors is None:
+    if inputs.targets is None or inputs.anchors is None:
         raise donor_is_missing(method)
-    usable = usable_rows(space.anchors)
-    anchors, rows = space.anchors, space.anchor_rows.to(space.anchors.device, torch.int64)
+    usable = usable_rows(inputs.anchors)
+    anchors, rows = inputs.anchors, inputs.anchor_rows.to(inputs.anchors.device, torch.int64)
     if not usable.all():
         anchors, rows = anchors[usable], rows[usable]
     require_anchors(method, len(anchors))
-    finite = finite_rows(space.targets)
-    targets = space.targets
+    finite = finite_rows(inputs.targets)
+    targets = inputs.targets
     if not finite.all():
         targets = torch.where(finite[:, None], targets, 0)
     return targets, anchors, rows

@@ -87,12 +87,12 @@ class CodingInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class MissingRows:
     """One vocabulary tensor of one base model, whose missing rows are to be approximated."""
 
     part: Part
     base: Float[Tensor, "base_rows base_dim"]
-    space: CodingInputs
+    inputs: CodingInputs
 
 
 @dataclass(frozen=True)
@@ -180,12 +180,12 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
         """The parameters with which the method worked on `inputs`, as values for JSON."""
         return {**self.model_dump(mode="json"), **inputs.in_force}
 
-    def rows(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+    def rows(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
         """The missing rows, computed in float32 (float64 where the base's matrix is)."""
         return self._finish(self.approximate(problem), problem.base, problem.part)
 
     @abstractmethod
-    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+    def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
         """The missing rows before what every method shares (`rescale_norms`) is applied."""
 
     def _finish(
@@ -220,7 +220,7 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
         return Part.INPUT if self.weights_from == "embed" else super().space_part(part)
 
     @abstractmethod
-    def encode(self, space: CodingInputs) -> Code:
+    def encode(self, inputs: CodingInputs) -> Code:
         """Weights for each missing token, over rows of the *base's* matrix."""
 
     def decode(
@@ -237,9 +237,9 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
         """
         return self._finish(self._combine(code, base, anchor_rows, part), base, part)
 
-    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        space = problem.space
-        return self._combine(self.encode(space), problem.base, space.anchor_rows, problem.part)
+    def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
+        inputs = problem.inputs
+        return self._combine(self.encode(inputs), problem.base, inputs.anchor_rows, problem.part)
 
     def _combine(
         self,

@@ -28,8 +28,8 @@ class Clp(SimilarityCoding, frozen=True):
     name: ClassVar[str] = "clp"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2301.09626"
 
-    def encode(self, space: CodingInputs) -> FactoredCode:
-        found = self._among_anchors(space)
+    def encode(self, inputs: CodingInputs) -> FactoredCode:
+        found = self._among_anchors(inputs)
         dtype = found.dtype
         targets, atoms = found.targets.to(dtype), found.atoms.to(dtype)
         dim = atoms.shape[1]
@@ -54,6 +54,6 @@ class Clp(SimilarityCoding, frozen=True):
         core = dataclasses.replace(code, indices=torch.arange(len(atoms))).core(atoms)
         residuals = torch.empty_like(norms)
         for block in chunks(len(targets), 4 * targets.itemsize * dim):
-            left = targets[block] - code.combine(block, core)
+            left = targets[block] - code.decode_some(block, core)
             residuals[block] = torch.linalg.vector_norm(left, dim=1)
         return dataclasses.replace(code, residual_norms=residuals)

@@ -109,7 +109,7 @@ class FactoredCode(Code):
         core = self.core(rows)
         result = core.new_empty((len(self.scales), rows.shape[1]))
         for block in chunks(len(result), 4 * core.itemsize * max(core.shape)):
-            result[block] = self.combine(block, core)
+            result[block] = self.decode_some(block, core)
         return result
 
     def core(self, rows: Float[Tensor, "all_atoms dim"]) -> Float[Tensor, "inner dim"]:
@@ -123,7 +123,9 @@ class FactoredCode(Code):
             core.addmm_(self.right[block].to(device, dtype).T, weighted)
         return core
 
-    def combine(self, block: slice, core: Float[Tensor, "inner dim"]) -> Float[Tensor, "some dim"]:
+    def decode_some(
+        self, block: slice, core: Float[Tensor, "inner dim"]
+    ) -> Float[Tensor, "some dim"]:
         """Decodes the targets of `block`, given `core`."""
         left = self.left[block].to(core.device, core.dtype)
         return (left @ core) * self.scales[block].to(core.device, core.dtype)[:, None]

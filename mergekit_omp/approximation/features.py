@@ -18,14 +18,14 @@ from mergekit_omp.approximation.moments import finite_rows
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class FeatureRows:
     """Rows of a matrix, one for each token; -1 for a token that has none."""
 
     matrix: Float[Tensor, "rows dim"]
     indices: Int64[Tensor, "tokens"]
 
     @classmethod
-    def all_finite(cls, matrix: Float[Tensor, "tokens dim"]) -> Rows:
+    def all_finite(cls, matrix: Float[Tensor, "tokens dim"]) -> FeatureRows:
         """Every row of a matrix, but those that are not finite."""
         indices = torch.arange(len(matrix), device=matrix.device)
         return cls(matrix, indices.where(finite_rows(matrix), -1))
@@ -38,14 +38,14 @@ class FeatureBlock:
     A token without a row is at the mean: its features are 0.
     """
 
-    anchors: Rows
-    missing: Rows
+    anchors: FeatureRows
+    missing: FeatureRows
     mean: Float64[Tensor, "dim"]
     length: float
     """Root mean square of the anchors' distances from their mean; 1 if they are all alike."""
 
     @classmethod
-    def of(cls, anchors: Rows, missing: Rows) -> FeatureBlock:
+    def of(cls, anchors: FeatureRows, missing: FeatureRows) -> FeatureBlock:
         matrix = anchors.matrix
         known = anchors.indices[anchors.indices >= 0]
         count, dim = max(len(known), 1), matrix.shape[1]
@@ -63,7 +63,7 @@ class FeatureBlock:
         return self.anchors.matrix.shape[1]
 
     def values(
-        self, rows: Rows, part: slice | Int64[Tensor, "part"], dtype: torch.dtype
+        self, rows: FeatureRows, part: slice | Int64[Tensor, "part"], dtype: torch.dtype
     ) -> Float[Tensor, "part dim"]:
         """Features of some of the tokens of `rows`."""
         indices = rows.indices[part]

@@ -30,15 +30,15 @@ class Focus(SimilarityCoding, frozen=True):
     name: ClassVar[str] = "focus"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2305.14481"
 
-    def encode(self, space: CodingInputs) -> RaggedCode:
-        found = self._among_anchors(space)
+    def encode(self, inputs: CodingInputs) -> RaggedCode:
+        found = self._among_anchors(inputs)
         atoms = found.atoms.to(found.dtype)
         norms = torch.linalg.vector_norm(atoms, dim=1)
         blocks = []
         for block in chunks(
             len(found.targets),
             found.dtype.itemsize * 5 * len(atoms),
-            progress=space.progress,
+            progress=inputs.progress,
             label="Similar anchors",
         ):
             code = _encode(found.targets[block].to(found.dtype), atoms, norms)

@@ -52,9 +52,9 @@ class Knn(AnchorCoding, frozen=True):
     def clamped(self, sizes: Sizes) -> Knn:
         return self.model_copy(update={"k": min(self.k, sizes.anchors)})
 
-    def encode(self, space: CodingInputs) -> SparseCode:
-        targets, anchors, rows = donor_rows(self.name, space)
-        k = space.in_force["k"] = min(self.k, len(anchors))
+    def encode(self, inputs: CodingInputs) -> SparseCode:
+        targets, anchors, rows = donor_rows(self.name, inputs)
+        k = inputs.in_force["k"] = min(self.k, len(anchors))
         if k < self.k:
             LOG.warning("knn: k reduced from %d to %d, the number of anchors", self.k, k)
         dtype = working_dtype(targets, anchors)
@@ -65,7 +65,7 @@ class Knn(AnchorCoding, frozen=True):
         residuals = targets.new_zeros(len(targets), dtype=dtype)
         bytes_each = dtype.itemsize * (3 * len(anchors) + 4 * k * anchors.shape[1])
         for block in chunks(
-            len(targets), bytes_each, progress=space.progress, label="Nearest anchors"
+            len(targets), bytes_each, progress=inputs.progress, label="Nearest anchors"
         ):
             target = targets[block].to(dtype)
             nearest = self._nearest(target, anchors, norms, k)

@@ -19,9 +19,9 @@ from mergekit_omp.approximation.anchors import donor_rows, usable_rows
 from mergekit_omp.approximation.base import (
     Approximation,
     Cost,
+    MissingRows,
     Needs,
     Part,
-    Problem,
     Sizes,
     all_similarities,
 )
@@ -29,7 +29,7 @@ from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.features import (
     FeatureBlock,
-    Rows,
+    FeatureRows,
     anchor_features,
     missing_features,
 )
@@ -98,17 +98,17 @@ class Kriging(Approximation, frozen=True):
     def clamped(self, sizes: Sizes) -> Kriging:
         return self.model_copy(update={"neighbors": min(self.neighbors, sizes.anchors)})
 
-    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        targets, anchors, rows = donor_rows(self.name, problem.space)
+    def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
+        targets, anchors, rows = donor_rows(self.name, problem.inputs)
         base = problem.base
         dtype, device = working_dtype(base), base.device
         targets, anchors, rows = targets.to(device), anchors.to(device), rows.to(device)
-        texts = problem.space.texts
+        texts = problem.inputs.texts
         if texts is None:
-            raise ValueError(f"{self.name} needs the tokens' texts: give the space its `texts`")
+            raise ValueError(f"{self.name} needs the tokens' texts: give the inputs their `texts`")
         pieces = pieces_of_missing(texts)
         in_donor = [
-            FeatureBlock.of(Rows.all_finite(anchors), Rows.all_finite(targets)),
+            FeatureBlock.of(FeatureRows.all_finite(anchors), FeatureRows.all_finite(targets)),
             *self._other_matrix(problem, device),
         ]
         spelled = FeatureBlock.of(
@@ -125,8 +125,8 @@ class Kriging(Approximation, frozen=True):
                 yield anchor_features(known, part, dtype), base[rows[part]].to(dtype) - mean
 
         fit = fit_ridge(training, width, base.shape[1], device=device, ridge=self.ridge)
-        problem.space.in_force["ridge"] = fit.ridge
-        problem.space.in_force["neighbors"] = min(self.neighbors, len(rows))
+        problem.inputs.in_force["ridge"] = fit.ridge
+        problem.inputs.in_force["neighbors"] = min(self.neighbors, len(rows))
         LOG.debug("kriging: ridge %g of %d features, %d anchors", fit.ridge, width, len(rows))
         trend = fit.coefficients.to(dtype)
         residuals = base.new_empty((len(rows), base.shape[1]), dtype=dtype)
@@ -136,7 +136,7 @@ class Kriging(Approximation, frozen=True):
         for part in chunks(len(targets), bytes_each):
             result[part] = missing_features(known, part, dtype) @ trend
         if self.neighbors:
-            self._add_local(result, residuals, in_donor, problem.space.progress)
+            self._add_local(result, residuals, in_donor, problem.inputs.progress)
         if problem.part != Part.INPUT:
             result *= self.head_gain
         result += mean
@@ -146,16 +146,16 @@ class Kriging(Approximation, frozen=True):
         result[blank] = mean_row(base)
         return result
 
-    def _other_matrix(self, problem: Problem, device: torch.device) -> list[FeatureBlock]:
+    def _other_matrix(self, problem: MissingRows, device: torch.device) -> list[FeatureBlock]:
         """The donor's other matrix, where it has two."""
-        space = problem.space
-        if space.anchors is None or space.other_anchors is None:
+        inputs = problem.inputs
+        if inputs.anchors is None or inputs.other_anchors is None:
             return []
-        if space.other_targets is None:
+        if inputs.other_targets is None:
             return []
-        anchors = space.other_anchors[usable_rows(space.anchors)].to(device)
-        targets = space.other_targets.to(device)
-        return [FeatureBlock.of(Rows.all_finite(anchors), Rows.all_finite(targets))]
+        anchors = inputs.other_anchors[usable_rows(inputs.anchors)].to(device)
+        targets = inputs.other_targets.to(device)
+        return [FeatureBlock.of(FeatureRows.all_finite(anchors), FeatureRows.all_finite(targets))]
 
     def _add_local(
         self,
@@ -176,12 +176,12 @@ class Kriging(Approximation, frozen=True):
             trend[part] += (weights[:, None] @ residuals[whose[part]])[:, 0]
 
 
-def _mean_rows(base: Float[Tensor, "rows dim"], segments: Sequence[Sequence[int]]) -> Rows:
+def _mean_rows(base: Float[Tensor, "rows dim"], segments: Sequence[Sequence[int]]) -> FeatureRows:
     finite = finite_rows(base).tolist()
     usable = [[row for row in pieces if row < len(finite) and finite[row]] for pieces in segments]
     weights = [[1 / len(pieces) for _ in pieces] for pieces in usable]
     indices = [i if pieces else -1 for i, pieces in enumerate(usable)]
-    return Rows(
+    return FeatureRows(
         combine_pieces(base, usable, weights),
         torch.tensor(indices, dtype=torch.int64, device=base.device),
     )

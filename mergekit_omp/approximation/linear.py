@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_rows
-from mergekit_omp.approximation.base import Approximation, Cost, Needs, Problem, Sizes
+from mergekit_omp.approximation.base import Approximation, Cost, MissingRows, Needs, Sizes
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import finite_mean, mean_row
@@ -45,8 +45,8 @@ class Linear(Approximation, frozen=True):
         # In float64: twice the time.
         return Cost(2.0 * rows * sizes.donor_dim)
 
-    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        targets, anchors, rows = donor_rows(self.name, problem.space)
+    def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
+        targets, anchors, rows = donor_rows(self.name, problem.inputs)
         base = problem.base
         dtype, device = working_dtype(base), base.device
         anchors, rows = anchors.to(device), rows.to(device)

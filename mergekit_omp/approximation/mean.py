@@ -7,7 +7,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from mergekit_omp.approximation.base import Approximation, Problem
+from mergekit_omp.approximation.base import Approximation, MissingRows
 from mergekit_omp.approximation.moments import mean_row
 
 
@@ -16,5 +16,5 @@ class Mean(Approximation, frozen=True):
 
     name: ClassVar[str] = "mean"
 
-    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        return mean_row(problem.base).expand(problem.space.missing, -1).clone()
+    def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
+        return mean_row(problem.base).expand(problem.inputs.missing, -1).clone()

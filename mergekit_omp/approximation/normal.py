@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_omp.approximation.base import Approximation, Cost, Problem, Sizes
+from mergekit_omp.approximation.base import Approximation, Cost, MissingRows, Sizes
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import finite_rows, moments, standard_normal
@@ -30,11 +30,11 @@ class Normal(Approximation, frozen=True):
     def cost(self, sizes: Sizes) -> Cost:
         return Cost(float(sizes.base_rows) * sizes.base_dim**2)
 
-    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
+    def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
         base = problem.base
         mean = moments(base)[0]
         factor = _covariance_factor(base, mean).to(working_dtype(base))
-        sample = standard_normal(problem.space.missing, base, problem.part.seed(self.seed))
+        sample = standard_normal(problem.inputs.missing, base, problem.part.seed(self.seed))
         return mean.to(working_dtype(base)) + sample @ factor.T
 
 

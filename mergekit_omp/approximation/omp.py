@@ -95,8 +95,8 @@ class Omp(AnchorCoding, frozen=True):
             tolerance=PRECISION[dtype].residual,
         )
 
-    def encode(self, space: CodingInputs) -> SparseCode:
-        targets, atoms, rows = donor_rows(self.name, space)
+    def encode(self, inputs: CodingInputs) -> SparseCode:
+        targets, atoms, rows = donor_rows(self.name, inputs)
         dtype = working_dtype(targets, atoms)
         targets, atoms = targets.to(dtype), atoms.to(dtype)
         if self.center:
@@ -107,7 +107,7 @@ class Omp(AnchorCoding, frozen=True):
         norms = torch.linalg.vector_norm(atoms, dim=1)
         if self.normalize_atoms:
             atoms = atoms / norms.clamp_min(torch.finfo(dtype).tiny)[:, None]
-        code = self._pursue(targets, atoms, space)
+        code = self._pursue(targets, atoms, inputs)
         coefficients = code.coefficients
         if self.normalize_atoms:
             used = norms[code.indices].clamp_min(torch.finfo(dtype).tiny)
@@ -122,7 +122,7 @@ class Omp(AnchorCoding, frozen=True):
         self,
         targets: Float[Tensor, "targets dim"],
         atoms: Float[Tensor, "atoms dim"],
-        space: CodingInputs,
+        inputs: CodingInputs,
     ) -> SparseCode:
         # Loaded where it is used: it loads Numba, which takes a second.
         from mergekit_omp.pursuit.choice import choose
@@ -132,12 +132,12 @@ class Omp(AnchorCoding, frozen=True):
         # A `k` that was written goes as it is, so that the pursuit warns where it is reduced.
         wanted = self.sparsity(dimension, anchors) if self.k is None else self.k
         problem = prepare(targets, atoms, wanted, None)
-        space.in_force["k"] = problem.sparsity
+        inputs.in_force["k"] = problem.sparsity
         if not len(targets):
             return SparseCode.empty(targets, problem.sparsity)
         plan = choose(problem, self.search, self.memory)
-        space.in_force["search"] = plan.search if plan.verified else "fast"
-        return solve_planned(problem, plan, progress=space.progress)
+        inputs.in_force["search"] = plan.search if plan.verified else "fast"
+        return solve_planned(problem, plan, progress=inputs.progress)
 
     def _combine(
         self,

@@ -81,31 +81,31 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         # Vectors of texts know no parts: input and head have one code.
         return Part.INPUT if self.auxiliary else super().space_part(part)
 
-    def _texts(self, space: CodingInputs) -> Texts:
-        if space.texts is None:
-            raise ValueError(f"{self.name} needs the tokens' texts: give the space its `texts`")
-        return space.texts
+    def _texts(self, inputs: CodingInputs) -> Texts:
+        if inputs.texts is None:
+            raise ValueError(f"{self.name} needs the tokens' texts: give the inputs their `texts`")
+        return inputs.texts
 
-    def _among_anchors(self, space: CodingInputs) -> Similarities:
+    def _among_anchors(self, inputs: CodingInputs) -> Similarities:
         """Missing tokens against anchors."""
         if self.auxiliary is None:
-            targets, atoms, rows = donor_rows(self.name, space)
+            targets, atoms, rows = donor_rows(self.name, inputs)
             return Similarities(targets=targets, atoms=atoms, rows=rows)
-        rows = space.anchor_rows.to("cpu", torch.int64)
+        rows = inputs.anchor_rows.to("cpu", torch.int64)
         require_anchors(self.name, len(rows))
-        return self._by_vectors(space, rows)
+        return self._by_vectors(inputs, rows)
 
-    def _by_vectors(self, space: CodingInputs, rows: Int64[Tensor, "candidates"]) -> Similarities:
+    def _by_vectors(self, inputs: CodingInputs, rows: Int64[Tensor, "candidates"]) -> Similarities:
         """Missing tokens against the base's rows `rows`, by the vectors of their texts."""
         assert self.auxiliary is not None
-        texts = self._texts(space)
+        texts = self._texts(inputs)
         words: Sequence[bytes | None] = [
             *texts.missing,
             *(texts.base[row] for row in rows.tolist()),
         ]
         vectors, usable = load_vectors(self.auxiliary, words)
-        targets, atoms = vectors[: space.missing], vectors[space.missing :]
-        usable_atoms = usable[space.missing :]
+        targets, atoms = vectors[: inputs.missing], vectors[inputs.missing :]
+        usable_atoms = usable[inputs.missing :]
         if not usable_atoms.any():
             raise ValueError(
                 f"{self.name}: none of the {len(rows)} tokens that the base shares or has is in "
@@ -114,8 +114,8 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         LOG.info(
             "%s: %d of %d missing tokens and %d of %d of the base's have a vector in %s",
             self.name,
-            int(usable[: space.missing].sum()),
-            space.missing,
+            int(usable[: inputs.missing].sum()),
+            inputs.missing,
             int(usable_atoms.sum()),
             len(rows),
             self.auxiliary,

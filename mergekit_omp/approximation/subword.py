@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_omp.approximation.base import Approximation, Needs, Part, Problem
+from mergekit_omp.approximation.base import Approximation, MissingRows, Needs, Part
 from mergekit_omp.approximation.moments import finite_rows, mean_row
 from mergekit_omp.approximation.pieces import combine_pieces
 
@@ -42,10 +42,10 @@ class Subword(Approximation, frozen=True):
     def needs(self) -> frozenset[Needs]:
         return frozenset({Needs.TEXT})
 
-    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        texts = problem.space.texts
+    def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
+        texts = problem.inputs.texts
         if texts is None:
-            raise ValueError("subword needs the tokens' texts: give the space its `texts`")
+            raise ValueError("subword needs the tokens' texts: give the inputs their `texts`")
         base = problem.base
         spelled = [(i, text) for i, text in enumerate(texts.missing) if text is not None]
         finite = finite_rows(base).tolist()
@@ -58,7 +58,7 @@ class Subword(Approximation, frozen=True):
                 segmented[i] = usable
         into_input = problem.part == Part.INPUT
         rule = self.input if into_input else self.head
-        rows = mean_row(base).repeat(problem.space.missing, 1)
+        rows = mean_row(base).repeat(problem.inputs.missing, 1)
         places = torch.tensor(list(segmented), dtype=torch.int64, device=base.device)
         segments = list(segmented.values())
         weights = [_weights(rule, len(pieces), into_input) for pieces in segments]

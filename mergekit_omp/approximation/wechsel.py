@@ -56,9 +56,9 @@ class Wechsel(SimilarityCoding, frozen=True):
     def copies_shared(self) -> bool:
         return self.copy_shared
 
-    def encode(self, space: CodingInputs) -> SparseCode:
-        found = self._among_base_tokens(space)
-        k = space.in_force["neighbors"] = min(self.neighbors, len(found.atoms))
+    def encode(self, inputs: CodingInputs) -> SparseCode:
+        found = self._among_base_tokens(inputs)
+        k = inputs.in_force["neighbors"] = min(self.neighbors, len(found.atoms))
         dtype, device = found.dtype, found.targets.device
         atoms = found.atoms.to(dtype)
         norms = torch.linalg.vector_norm(atoms, dim=1)
@@ -68,7 +68,7 @@ class Wechsel(SimilarityCoding, frozen=True):
         for block in chunks(
             len(found.targets),
             dtype.itemsize * (3 * len(atoms) + 2 * k * atoms.shape[1]),
-            progress=space.progress,
+            progress=inputs.progress,
             label="Similar tokens",
         ):
             target = found.targets[block].to(dtype)
@@ -83,20 +83,20 @@ class Wechsel(SimilarityCoding, frozen=True):
             residuals[block] = torch.linalg.vector_norm(left, dim=1)
         return SparseCode(indices=indices, coefficients=coefficients, residual_norms=residuals)
 
-    def _among_base_tokens(self, space: CodingInputs) -> Similarities:
-        texts = self._texts(space)
-        rows = torch.tensor(_emitted(texts, space.anchor_rows), dtype=torch.int64)
+    def _among_base_tokens(self, inputs: CodingInputs) -> Similarities:
+        texts = self._texts(inputs)
+        rows = torch.tensor(_emitted(texts, inputs.anchor_rows), dtype=torch.int64)
         require_anchors(self.name, len(rows))
         if self.auxiliary is not None:
-            return self._by_vectors(space, rows)
-        if space.targets is None or space.anchors is None or space.donor is None:
+            return self._by_vectors(inputs, rows)
+        if inputs.targets is None or inputs.anchors is None or inputs.donor is None:
             raise donor_is_missing(self.name)
-        finite = finite_rows(space.targets)[:, None]
-        vectors = _donor_vectors(space, texts, rows)
+        finite = finite_rows(inputs.targets)[:, None]
+        vectors = _donor_vectors(inputs, texts, rows)
         usable = usable_rows(vectors)
         require_anchors(self.name, int(usable.sum()))
         return Similarities(
-            targets=space.targets.where(finite, 0),
+            targets=inputs.targets.where(finite, 0),
             atoms=vectors[usable],
             rows=rows.to(vectors.device)[usable],
         )
@@ -116,15 +116,15 @@ def _emitted(texts: Texts, anchor_rows: Tensor) -> list[int]:
 
 
 def _donor_vectors(
-    space: CodingInputs, texts: Texts, rows: Int64[Tensor, "candidates"]
+    inputs: CodingInputs, texts: Texts, rows: Int64[Tensor, "candidates"]
 ) -> Float[Tensor, "candidates donor_dim"]:
     """The donor's row of each anchor, and the mean of its rows of the pieces of other tokens.
 
     A token that the donor cannot segment gets zeros.
     """
-    donor, anchors = space.donor, space.anchors
+    donor, anchors = inputs.donor, inputs.anchors
     assert donor is not None and anchors is not None
-    own = {row: i for i, row in enumerate(space.anchor_rows.tolist())}
+    own = {row: i for i, row in enumerate(inputs.anchor_rows.tolist())}
     spelled = [(i, texts.base[row]) for i, row in enumerate(rows.tolist()) if row not in own]
     segments = [
         [piece for piece in pieces if piece < len(donor)]

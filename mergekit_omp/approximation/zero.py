@@ -7,7 +7,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from mergekit_omp.approximation.base import Approximation, Problem
+from mergekit_omp.approximation.base import Approximation, MissingRows
 from mergekit_omp.approximation.codes import working_dtype
 
 
@@ -16,6 +16,6 @@ class Zero(Approximation, frozen=True):
 
     name: ClassVar[str] = "zero"
 
-    def approximate(self, problem: Problem) -> Float[Tensor, "missing base_dim"]:
-        shape = (problem.space.missing, problem.base.shape[1])
+    def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
+        shape = (problem.inputs.missing, problem.base.shape[1])
         return problem.base.new_zeros(shape, dtype=working_dtype(problem.base))

@@ -176,7 +176,7 @@ def _texts(
     batch_size: int | None,
 ) -> dict[str, Any]:
     from mergekit_omp.evaluation.documents import read_documents
-    from mergekit_omp.evaluation.evaluate import Reading
+    from mergekit_omp.evaluation.evaluate import ReadingOptions
     from mergekit_omp.evaluation.evaluate import evaluate as evaluate_models
 
     def warn(message: str) -> None:
@@ -189,7 +189,7 @@ def _texts(
         read.documents,
         base=base,
         loading=loading,
-        reading=Reading(context, stride, batch_size, progress=not quiet),
+        reading=ReadingOptions(context, stride, batch_size, progress=not quiet),
         warn=warn,
     )
     result["text"] = {

@@ -1,6 +1,6 @@
 """Text that every CPython carries: its manual, docstrings, code, and some arithmetic.
 
-The demo needs text to train on and text to test on, without a download. MergeInputs are read in a
+The demo needs text to train on and text to test on, without a download. Sources are read in a
 fixed order, so one Python version always gives the same corpus. Held-out documents are spread
 over all sources, and a paragraph that one of them contains is kept out of training.
 """
@@ -28,7 +28,7 @@ _LONG_PARAGRAPH = 40
 """Characters from which a repeated paragraph counts as copied text, not as a common phrase."""
 
 
-class Kind(str, Enum):
+class TextKind(str, Enum):
     """What sort of text a document is."""
 
     PROSE = "prose"
@@ -41,7 +41,7 @@ class Document:
     """One text, with where it comes from."""
 
     name: str
-    kind: Kind
+    kind: TextKind
     text: str
 
 
@@ -50,7 +50,7 @@ class CorpusSpec:
     """How much of the standard library to read.
 
     Every `keep_every`-th source is read. Each `code_every`-th module gives its code, the others
-    their docstrings. MergeInputs are cut into documents of about `document_characters`, and every
+    their docstrings. Sources are cut into documents of about `document_characters`, and every
     `held_out_every`-th document of a kind is held out.
     """
 
@@ -83,9 +83,9 @@ def standard_library_corpus(spec: CorpusSpec | None = None) -> Corpus:
     train: list[Document] = []
     held_out: list[Document] = []
     for kind, sources in (
-        (Kind.PROSE, itertools.chain(_topics(spec), _docstrings(spec))),
-        (Kind.CODE, _code(spec)),
-        (Kind.SUMS, _sums(spec)),
+        (TextKind.PROSE, itertools.chain(_topics(spec), _docstrings(spec))),
+        (TextKind.CODE, _code(spec)),
+        (TextKind.SUMS, _sums(spec)),
     ):
         documents = list(_in_parts(sources, kind, spec.document_characters))
         # From the middle, so that a handful of documents still gives a held-out one.
@@ -180,7 +180,7 @@ def _without_repeats(documents: Sequence[Document], seen: set[str]) -> list[Docu
 
 
 def _in_parts(
-    sources: Iterable[tuple[str, str]], kind: Kind, characters: int
+    sources: Iterable[tuple[str, str]], kind: TextKind, characters: int
 ) -> Iterator[Document]:
     """Cuts long sources at paragraph ends into documents of about `characters`."""
     for name, source in sources:

@@ -24,7 +24,7 @@ import transformers
 
 from mergekit_omp.demo import corpus, tokenizers, training
 from mergekit_omp.demo.completed import completed
-from mergekit_omp.demo.corpus import CorpusSpec, Document, Kind, standard_library_corpus
+from mergekit_omp.demo.corpus import CorpusSpec, Document, TextKind, standard_library_corpus
 from mergekit_omp.demo.tokenizers import TokenizerStyle, train_tokenizer
 from mergekit_omp.demo.training import Architecture, Training, train_model
 
@@ -161,7 +161,7 @@ def make_models(
         base=entries[spec.base],
         donor=entries[spec.donor],
         held_out=tuple(
-            Document(name=d["name"], kind=Kind(d["kind"]), text=d["text"]) for d in loaded
+            Document(name=d["name"], kind=TextKind(d["kind"]), text=d["text"]) for d in loaded
         ),
     )
 

@@ -30,7 +30,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mergekit_omp.demo.corpus import Document, Kind
+from mergekit_omp.demo.corpus import Document, TextKind
 from mergekit_omp.demo.models import DEMO, DemoModels, DemoSpec, make_models
 from mergekit_omp.demo.table import Row, rendered, wrapped
 from mergekit_omp.evaluation import TextScore, bits_per_byte
@@ -239,7 +239,7 @@ def _row(label: str, loaded: _Loaded, documents: Sequence[Document]) -> Row:
         bits_per_byte=score.bits_per_byte,
         by_kind={
             kind: TextScore(tuple(s for s, d in scored if d.kind == kind)).bits_per_byte
-            for kind in Kind
+            for kind in TextKind
         },
     )
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mergekit_omp.demo.corpus import Kind
+from mergekit_omp.demo.corpus import TextKind
 
 WIDTH = 80
 
@@ -20,7 +20,7 @@ class Row:
 
     label: str
     bits_per_byte: float
-    by_kind: dict[Kind, float]
+    by_kind: dict[TextKind, float]
     copied: int | None = None
     new: int | None = None
     seconds: float | None = None
@@ -28,7 +28,7 @@ class Row:
 
 def rendered(rows: Sequence[Row]) -> str:
     """The table. Bits per byte are of held-out text: all of it, and by kind."""
-    kinds = list(Kind)
+    kinds = list(TextKind)
     lines = [
         f"{'':22}{'token rows':>14}  {'bits per byte, held-out text':>32}",
         f"{'':22}{'copied':>7}{'new':>7}  "

@@ -17,7 +17,7 @@ _BLANK_LINES = re.compile(r"(?:\r?\n[ \t]*)+\r?\n(?=\S)")
 
 
 @dataclass(frozen=True)
-class Texts:
+class Documents:
     """What was read, and how it was cut."""
 
     documents: tuple[str, ...]
@@ -25,7 +25,7 @@ class Texts:
     """One of `SPLITS`, "auto" resolved."""
 
 
-def read_documents(paths: Sequence[Path], split: str = "auto") -> Texts:
+def read_documents(paths: Sequence[Path], split: str = "auto") -> Documents:
     """The documents of text files; of `.jsonl` files each line's "text" is one.
 
     "file": a file is a document. "paragraph": files are cut at blank lines, into documents of at
@@ -53,7 +53,7 @@ def read_documents(paths: Sequence[Path], split: str = "auto") -> Texts:
     if not any(document.strip() for document in documents):
         names = ", ".join(str(path) for path in paths)
         raise ValueError(f"there is no text in {names}: name files that hold some")
-    return Texts(tuple(documents), split)
+    return Documents(tuple(documents), split)
 
 
 def _read(path: Path) -> str:

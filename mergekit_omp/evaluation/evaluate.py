@@ -29,7 +29,7 @@ LONGEST_DEFAULT = 2048
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingOptions:
     """How texts are read; see `bits_per_byte` for what the numbers mean."""
 
     context: int | None = None
@@ -44,7 +44,7 @@ def evaluate(
     *,
     base: str | None = None,
     loading: Loading | None = None,
-    reading: Reading | None = None,
+    reading: ReadingOptions | None = None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Bits per byte of models on documents, with intervals, and how they differ.
@@ -55,7 +55,7 @@ def evaluate(
 
     Raises ValueError, naming the model, for what cannot be loaded or read with this context.
     """
-    loading, reading = loading or Loading(), reading or Reading()
+    loading, reading = loading or Loading(), reading or ReadingOptions()
     records = {name: record_of(name) for name in models}
     base_name = base or _recorded_base(records, loading, warn)
     names = list(dict.fromkeys(models))
@@ -126,7 +126,7 @@ def _same(name: str, other: str) -> bool:
     return os.path.isdir(name) and os.path.isdir(other) and os.path.samefile(name, other)
 
 
-def _common_context(names: Sequence[str], loading: Loading, reading: Reading) -> int:
+def _common_context(names: Sequence[str], loading: Loading, reading: ReadingOptions) -> int:
     longest = {name: longest_context(name, loading) for name in names}
     known = {name: length for name, length in longest.items() if length is not None}
     if reading.context is None:
@@ -141,7 +141,7 @@ def _common_context(names: Sequence[str], loading: Loading, reading: Reading) ->
 
 
 def _scored(
-    name: str, documents: Sequence[str], context: int, loading: Loading, reading: Reading
+    name: str, documents: Sequence[str], context: int, loading: Loading, reading: ReadingOptions
 ) -> tuple[Vocabulary, Any]:
     tokenizer = load_tokenizer(name, loading)
     vocabulary = Vocabulary.from_tokenizer(tokenizer, name)

@@ -57,36 +57,36 @@ def steps(transplant: TransplantPlan) -> list[Step]:
     seen: set[int] = set()
     for aligned in transplant.aligned:
         for plan in aligned.task.plans:
-            for filling in plan.fillings:
-                key = id(filling) if filling.encode is None else id(filling.encode)
+            for served in plan.approximated:
+                key = id(served) if served.encode is None else id(served.encode)
                 if key in seen:
                     continue
                 seen.add(key)
-                found.append(_step(transplant, aligned, plan, filling))
+                found.append(_step(transplant, aligned, plan, served))
     return found
 
 
 def _step(
-    transplant: TransplantPlan, aligned: AlignedTensor, plan: RowPlan, filling: ApproximatedRows
+    transplant: TransplantPlan, aligned: AlignedTensor, plan: RowPlan, served: ApproximatedRows
 ) -> Step:
     entry = aligned.entry(plan.model)
-    sharing = [p for p in aligned.task.plans if any(_same(f, filling) for f in p.fillings)]
+    sharing = [p for p in aligned.task.plans if any(_same(f, served) for f in p.approximated)]
     base = _base_header(aligned, plan.model)
-    donor = None if filling.donor is None else header(filling.donor)
-    missing, anchors = len(filling.rows), len(filling.plan.anchors)
+    donor = None if served.donor is None else header(served.donor)
+    missing, anchors = len(served.rows), len(served.coding.anchors)
     dimension = _width(base if donor is None else donor)
     size = sum(_size(_base_header(aligned, p.model)) for p in sharing)
     size += len(sharing) * plan.rows * _width(base) * base.element_size()
     if donor is not None:
         size += _size(donor) + 4 * dimension * (missing + anchors)
-    approximation = filling.approximation
+    approximation = served.approximation
     sizes = Sizes(
         missing=missing,
         anchors=anchors,
         base_rows=len(base),
         base_dim=_width(base),
         donor_dim=dimension,
-        other_dim=0 if filling.other_matrix is None else _width(_header(filling.other_matrix)),
+        other_dim=0 if served.other_matrix is None else _width(_header(served.other_matrix)),
         dtype=(base if donor is None else donor).dtype,
         device=present(transplant.options.device),
     )
@@ -97,10 +97,10 @@ def _step(
         cost, refusal = Cost(), str(error)
     return Step(
         tensor=entry["tensor"],
-        part=filling.part.value,
+        part=served.part.value,
         models=tuple(str(p.model) for p in sharing),
-        donor=None if filling.donor is None else str(filling.donor.model),
-        donor_tensor=None if filling.donor is None else filling.donor.tensor,
+        donor=None if served.donor is None else str(served.donor.model),
+        donor_tensor=None if served.donor is None else served.donor.tensor,
         method=approximation.name,
         k=getattr(approximation, "k", None),
         k_in_force=getattr(approximation.clamped(sizes), "k", None),

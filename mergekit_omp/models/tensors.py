@@ -73,7 +73,7 @@ class VocabularyTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class StoredRows:
     """What is known of a vocabulary tensor before the merge runs."""
 
     count: int
@@ -83,7 +83,7 @@ class Rows:
     """Per row: all finite, and not all zero. Planned from headers alone, every row is."""
 
 
-def read_rows(tensor: VocabularyTensor) -> Rows:
+def read_rows(tensor: VocabularyTensor) -> StoredRows:
     """Read the tensor once, a block of rows at a time, and keep only what planning needs.
 
     Raises LookupError where the model has no such tensor.
@@ -98,17 +98,19 @@ def read_rows(tensor: VocabularyTensor) -> Rows:
         if matrix.ndim > 1
         else (matrix.unsqueeze(1))
     )
-    return Rows(
+    return StoredRows(
         count=matrix.shape[0], width=matrix.shape[1], usable=usable_rows(matrix).numpy(force=True)
     )
 
 
-def _rows_of_header(tensor: VocabularyTensor) -> Rows:
+def _rows_of_header(tensor: VocabularyTensor) -> StoredRows:
     found = header(tensor.load_task())
     if found is None:
         raise LookupError(tensor.weight.name)
     count = found.shape[tensor.weight.vocabulary_axis] if found.ndim > 1 else len(found)
-    return Rows(count=count, width=found.numel() // max(count, 1), usable=np.ones(count, bool))
+    return StoredRows(
+        count=count, width=found.numel() // max(count, 1), usable=np.ones(count, bool)
+    )
 
 
 def architecture_of(model: ModelReference, options: MergeOptions) -> ConfiguredModelArchitecture:

@@ -118,7 +118,7 @@ def _same(planned: Replanned, model: str, entry: dict[str, Any]) -> bool:
     return (
         plan.rows == entry["counts"]["rows"]
         and len(plan.copied_to) == entry["counts"]["copied"]
-        and [len(filling.rows) for filling in plan.fillings]
+        and [len(served.rows) for served in plan.approximated]
         == [donor["missing"] for donor in entry["donors"]]
     )
 

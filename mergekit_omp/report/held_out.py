@@ -18,9 +18,9 @@ from torch import Tensor
 from mergekit_omp.approximation import (
     APPROXIMATIONS,
     Approximation,
+    MissingRows,
     Needs,
     Part,
-    Problem,
     Texts,
 )
 from mergekit_omp.approximation.codes import working_dtype
@@ -77,7 +77,7 @@ class HeldOut:
 
 def held_out(
     part: Part,
-    filling: ApproximatedRows,
+    served: ApproximatedRows,
     model: Vocabulary,
     donor: Vocabulary,
     missing: list[bytes | None],
@@ -90,7 +90,7 @@ def held_out(
     `base` is the model's matrix. Its hidden rows are not finite meanwhile, so that no method can
     see them; afterwards they are back. None where there are too few anchors for a check.
     """
-    plan = filling.plan
+    plan = served.coding
     texts = [model.content[row] for row in plan.anchor_rows]
     count = min(count, len(plan.anchors) // _LARGEST_SHARE)
     pairs = look_alikes(missing, plan.targets, texts, plan.anchors, count)
@@ -98,12 +98,12 @@ def held_out(
         return None
     rows = plan.anchor_rows[pairs.hidden]
     true = base[torch.from_numpy(rows)].to(working_dtype(base))
-    space = _without(plan, pairs, model, donor, len(base), rows)
+    inputs = _without(plan, pairs, model, donor, len(base), rows)
     donor_rows = None
-    if filling.donor is not None:
-        donor_rows = vocabulary_first(filling.donor.execute(), filling.donor_axis)
+    if served.donor is not None:
+        donor_rows = vocabulary_first(served.donor.execute(), served.donor_axis)
     index = torch.from_numpy(rows)
-    problem = Problem(part=part, base=base, space=space.space(frozenset(Needs), donor_rows))
+    problem = MissingRows(part=part, base=base, inputs=inputs.inputs(frozenset(Needs), donor_rows))
     kept = base[index].clone()
     base[index] = torch.nan
     try:
@@ -125,7 +125,7 @@ def held_out(
     ]
     return HeldOut(
         hidden=len(true),
-        anchors=len(space.anchors),
+        anchors=len(inputs.anchors),
         outcomes=tuple(sorted(outcomes, key=lambda outcome: -outcome.score)),
         refused=refused,
         scores=scores[methods[0]].numpy(),

@@ -108,10 +108,10 @@ def replan(config_yaml: str, options: MergeOptions, method: str | None = None) -
                 axis=aligned.vocabulary_axis,
             )
     donors = {
-        filling.donor.model: transplant.vocabularies.vocabulary(filling.donor.model)
+        served.donor.model: transplant.vocabularies.vocabulary(served.donor.model)
         for rows in tensors.values()
-        for filling in rows.plan.fillings
-        if filling.donor is not None
+        for served in rows.plan.approximated
+        if served.donor is not None
     }
     return Replanned(transplant.output, tensors, {str(m): v for m, v in donors.items()})
 

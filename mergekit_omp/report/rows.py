@@ -86,7 +86,7 @@ def _flat(points: Float64[Tensor, "some 2"]) -> Float64[np.ndarray, "some 2"]:
 
 
 @dataclass(frozen=True, eq=False)
-class Sizes:
+class Distances:
     """Distances from the mean row, of approximated tokens and of what they are compared with."""
 
     out: Float[np.ndarray, "tokens"]

@@ -14,7 +14,7 @@ from mergekit_omp.record.row_facts import Origin, RowFacts
 from mergekit_omp.report.contents import Outlier, Section
 from mergekit_omp.report.held_out import HeldOut, all_methods, held_out
 from mergekit_omp.report.replan import PlannedRows, Replanned
-from mergekit_omp.report.rows import Sizes, row_map, row_norms
+from mergekit_omp.report.rows import Distances, row_map, row_norms
 from mergekit_omp.report.tokens import WORST, Tokens, ids_of
 from mergekit_omp.transplant.row_plan import ApproximatedRows, vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
@@ -97,7 +97,7 @@ def _facts_of(rows: PlannedRows | None) -> RowFacts | None:
     return RowFacts.of(
         plan.rows,
         plan.copied_to,
-        [filling.rows for filling in plan.fillings],
+        [served.rows for served in plan.approximated],
         plan.without_donor_row,
         plan.overrides,
     )
@@ -113,22 +113,22 @@ def _outliers(
     found, compared = [], False
     middle = finite_mean(base)
     sizes_of_base = row_norms(base, middle=middle)
-    for filling in rows.plan.fillings:
-        if filling.donor is None:
+    for served in rows.plan.approximated:
+        if served.donor is None:
             continue
         compared = True
-        donor = vocabulary_first(filling.donor.execute(), filling.donor_axis)
+        donor = vocabulary_first(served.donor.execute(), served.donor_axis)
         centre = finite_mean(donor)
-        sizes = Sizes(
-            out=row_norms(matrix, filling.rows, middle),
+        sizes = Distances(
+            out=row_norms(matrix, served.rows, middle),
             base=sizes_of_base,
-            donor=row_norms(donor, filling.plan.targets, centre),
-            donor_anchors=row_norms(donor, filling.plan.anchors, centre),
+            donor=row_norms(donor, served.coding.targets, centre),
+            donor_anchors=row_norms(donor, served.coding.anchors, centre),
         )
         for place in np.flatnonzero(sizes.suspicious):
             found.append(
                 (
-                    int(filling.rows[place]),
+                    int(served.rows[place]),
                     float(sizes.out_times[place]),
                     float(sizes.donor_share[place]),
                 )
@@ -146,29 +146,29 @@ def _check(
 ) -> HeldOut | None:
     assert planned is not None
     rows = planned.tensors[model, entry["tensor"]]
-    filling = _main_filling(rows)
-    if filling is None:
+    served = _largest(rows)
+    if served is None:
         return None
-    method = filling.approximation
+    method = served.approximation
     if compared is not None:
         # The same rows, with those of the donor beside them.
         rows = compared.tensors[model, entry["tensor"]]
-        filling = _main_filling(rows) or filling
+        served = _largest(rows) or served
     donor = (compared or planned).donors.get(
-        str(filling.donor.model) if filling.donor is not None else "", planned.output
+        str(served.donor.model) if served.donor is not None else "", planned.output
     )
     return held_out(
-        filling.part,
-        filling,
+        served.part,
+        served,
         rows.vocabulary,
         donor,
-        [planned.output.content[i] for i in filling.rows],
+        [planned.output.content[i] for i in served.rows],
         base,
         wanted.hidden,
         all_methods(method) if wanted.compare else [method],
     )
 
 
-def _main_filling(rows: PlannedRows) -> ApproximatedRows | None:
-    """The filling of most rows."""
-    return max(rows.plan.fillings, key=lambda filling: len(filling.rows), default=None)
+def _largest(rows: PlannedRows) -> ApproximatedRows | None:
+    """The rows of the donor that serves most of them."""
+    return max(rows.plan.approximated, key=lambda served: len(served.rows), default=None)

@@ -67,12 +67,12 @@ class Tokens:
     def anchors(self, ids: Sequence[int]) -> dict[int, tuple[Anchor, ...]]:
         """The anchors of some tokens."""
         found: dict[int, tuple[Anchor, ...]] = {}
-        for filling in self._rows.plan.fillings if self._rows is not None else ():
+        for served in self._rows.plan.approximated if self._rows is not None else ():
             chosen = np.unique(np.array(ids, dtype=np.int64))
-            places = np.flatnonzero(np.isin(filling.rows, chosen))
+            places = np.flatnonzero(np.isin(served.rows, chosen))
             assert self._rows is not None
-            coded = anchors_of(filling, places, self._rows.vocabulary)
-            found |= dict(zip(filling.rows[places].tolist(), coded, strict=True))
+            coded = anchors_of(served, places, self._rows.vocabulary)
+            found |= dict(zip(served.rows[places].tolist(), coded, strict=True))
         return found
 
     def _text(self, i: int) -> str:
@@ -95,27 +95,27 @@ def ids_of(facts: RowFacts | None, kind: Origin) -> Int[np.ndarray, "some"]:
 
 
 def anchors_of(
-    filling: ApproximatedRows,
+    served: ApproximatedRows,
     places: Int[np.ndarray, "tokens"],
     model: Vocabulary,
 ) -> list[tuple[Anchor, ...]]:
-    """The heaviest anchors of the missing tokens at `places` of the filling.
+    """The heaviest anchors of the missing tokens at `places` of `served`.
 
     Empty for methods that do not code in anchors. Raises ValueError as the method does.
     """
-    method = filling.approximation
+    method = served.approximation
     if not isinstance(method, AnchorCoding) or not len(places):
         return [() for _ in places]
     donor = None
-    if filling.donor is not None and Needs.DONOR_ROWS in method.needs:
-        donor = vocabulary_first(filling.donor.execute(), filling.donor_axis)
+    if served.donor is not None and Needs.DONOR_ROWS in method.needs:
+        donor = vocabulary_first(served.donor.execute(), served.donor_axis)
     plan = replace(
-        filling.plan,
-        targets=filling.plan.targets[places],
-        texts=_texts(filling.plan.texts, places),
+        served.coding,
+        targets=served.coding.targets[places],
+        texts=_texts(served.coding.texts, places),
         progress=False,
     )
-    code = method.encode(plan.space(method.needs, donor))
+    code = method.encode(plan.inputs(method.needs, donor))
     return [
         tuple(Anchor(_named(model, row), weight) for row, weight in _heaviest(*code.weights(i)))
         for i in range(len(places))

@@ -11,7 +11,7 @@ from mergekit.options import MergeOptions
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.donors import Donor, load_donor
 from mergekit_omp.models.numbers import check_vocabulary_tensor
-from mergekit_omp.models.tensors import Rows, VocabularyTensor, read_rows
+from mergekit_omp.models.tensors import StoredRows, VocabularyTensor, read_rows
 from mergekit_omp.models.tokenizers import Vocabularies
 from mergekit_omp.models.union import claim_gained
 from mergekit_omp.vocabulary import Alignment, Kind, Vocabulary, align
@@ -52,7 +52,7 @@ class MergeInputs:
         self.options = options
         self.warnings = warnings
         self.gained = gained
-        self._rows: dict[VocabularyTensor, Rows] = {}
+        self._rows: dict[VocabularyTensor, StoredRows] = {}
         self._alignments: dict[tuple[str, int | None], Alignment] = {}
         self._donors: dict[ModelReference, Donor] = {}
 
@@ -85,7 +85,7 @@ class MergeInputs:
                 self.warnings.add(warning)
         return self._donors[model]
 
-    def rows(self, tensor: VocabularyTensor) -> Rows:
+    def rows(self, tensor: VocabularyTensor) -> StoredRows:
         """How many rows a tensor has, and which of them are usable."""
         if tensor not in self._rows:
             check_vocabulary_tensor(tensor)
@@ -97,7 +97,7 @@ class MergeInputs:
                 ) from error
         return self._rows[tensor]
 
-    def donor_rows(self, tensor: VocabularyTensor) -> Rows:
+    def donor_rows(self, tensor: VocabularyTensor) -> StoredRows:
         """The same for a donor's tensor, which must have something to donate."""
         rows = self.rows(tensor)
         if not rows.usable.any():

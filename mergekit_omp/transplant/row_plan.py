@@ -44,7 +44,7 @@ class CodingRows:
     texts: Texts | None
     progress: bool
 
-    def space(
+    def inputs(
         self, needs: frozenset[Needs], donor: Tensor | None, other_matrix: Tensor | None = None
     ) -> CodingInputs:
         """The donor's side of the problem, with the tensors that `needs` asks for."""
@@ -76,7 +76,7 @@ class ApproximatedRows:
     """Output ids."""
     approximation: Approximation
     part: Part
-    plan: CodingRows
+    coding: CodingRows
     donor: LoadTensor | None
     donor_axis: int
     encode: EncodeMissing | None
@@ -93,7 +93,7 @@ class RowPlan:
     rows: int
     copied_to: np.ndarray
     copied_from: np.ndarray
-    fillings: tuple[ApproximatedRows, ...]
+    approximated: tuple[ApproximatedRows, ...]
     without_donor_row: np.ndarray
     """Output ids that no donor has a usable row for: they get the mean of the model's rows."""
     overrides: tuple[tuple[int, ModelReference | None, int], ...]
@@ -110,7 +110,7 @@ class EncodeMissing(Task[dict[str, Any]]):
     donor: LoadTensor | None
     donor_axis: int
     approximation: Approximation
-    plan: CodingRows
+    coding: CodingRows
 
     def arguments(self) -> dict[str, Task]:
         return {} if self.donor is None else {"donor": self.donor}
@@ -122,16 +122,16 @@ class EncodeMissing(Task[dict[str, Any]]):
         assert isinstance(self.approximation, AnchorCoding)
         if donor is not None:
             donor = vocabulary_first(donor, self.donor_axis)
-        space = self.plan.space(self.approximation.needs, donor)
+        inputs = self.coding.inputs(self.approximation.needs, donor)
         try:
             with merge_log.log_scope(running=True):
-                code = self.approximation.encode(space)
+                code = self.approximation.encode(inputs)
         except ValueError as error:
             raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error
         # A plain dict, since the executor moves tensors between devices in these alone.
         result = code.to_tensors()
-        if space.targets is not None:
-            result["target_norms"] = space.targets.float().norm(dim=1)
+        if inputs.targets is not None:
+            result["target_norms"] = inputs.targets.float().norm(dim=1)
         return result
 
 

@@ -104,32 +104,34 @@ class RowPlanner:
             copied &= alignment.match != Match.BYTES
         missing = ~copied & (self.output.kinds != Kind.GAP)
         copied[overridden] = missing[overridden] = False
-        fillings, donors = [], []
+        approximated, donors = [], []
         left = missing.copy()
-        for donated in self._donors(tensor.part, approximation, tied, alignment.model):
-            served = np.flatnonzero(left & (donated.ids >= 0))
-            if not len(served):
+        for donor in self._donors(tensor.part, approximation, tied, alignment.model):
+            output_ids = np.flatnonzero(left & (donor.ids >= 0))
+            if not len(output_ids):
                 continue
-            left[served] = False
-            anchors = np.flatnonzero(alignment.anchors & usable & (donated.ids >= 0))
-            fillings.append(
-                self._filling(tensor.part, approximation, alignment, rows, donated, served, anchors)
+            left[output_ids] = False
+            anchors = np.flatnonzero(alignment.anchors & usable & (donor.ids >= 0))
+            approximated.append(
+                self._approximated_rows(
+                    tensor.part, approximation, alignment, rows, donor, output_ids, anchors
+                )
             )
             donors.append(
                 {
-                    "model": str(donated.model),
-                    "tensor": donated.tensor.weight.name if donated.tensor else None,
-                    "missing": len(served),
+                    "model": str(donor.model),
+                    "tensor": donor.tensor.weight.name if donor.tensor else None,
+                    "missing": len(output_ids),
                     "anchors": len(anchors),
                 }
             )
         without_donor_row = np.flatnonzero(left)
-        self._warn_of(without_donor_row, models)
+        self._warn_of_mean_rows(without_donor_row, models)
         counts = {
             **asdict(alignment.counts),
             "padding": alignment.counts.padding + self.rows - self.output.size,
             "copied": int(copied.sum()),
-            "approximated": sum(len(filling.rows) for filling in fillings),
+            "approximated": sum(len(served.rows) for served in approximated),
             "without_donor_row": len(without_donor_row),
             "overridden": len(overridden),
             "rows": self.rows,
@@ -141,7 +143,7 @@ class RowPlanner:
                 rows=self.rows,
                 copied_to=np.flatnonzero(copied),
                 copied_from=alignment.source[copied],
-                fillings=tuple(fillings),
+                approximated=tuple(approximated),
                 without_donor_row=without_donor_row,
                 overrides=tuple(
                     (o.output_id, o.model, self._override_row(o, tensor)) for o in overrides
@@ -205,82 +207,82 @@ class RowPlanner:
                 for model in self.owners
                 if self.sources.vocabularies.vocabulary(model).fingerprint != vocabulary.fingerprint
             ]
-        donated = []
+        found = []
         for model in models:
             if Needs.DONOR_ROWS not in approximation.needs:
                 own = self.sources.vocabularies.vocabulary(model)
-                donated.append(DonorRows(model, own, None, self.sources.donor_ids(own)))
+                found.append(DonorRows(model, own, None, self.sources.donor_ids(own)))
                 continue
-            donor = self.sources.donor(model, approximation.name)
+            weights = self.sources.donor(model, approximation.name)
             space = approximation.space_part(part)
             # A tied matrix serves as head too, where a poor row costs most.
-            tensor = donor.tensor(Part.HEAD if tied else space)
+            tensor = weights.tensor(Part.HEAD if tied else space)
             rows = self.sources.donor_rows(tensor)
-            ids = self.sources.donor_ids(donor.vocabulary, rows.count)
+            ids = self.sources.donor_ids(weights.vocabulary, rows.count)
             ids[(ids >= 0) & ~rows.usable[np.maximum(ids, 0)]] = -1
             other_matrix = None
             if Needs.OTHER_MATRIX in approximation.needs:
-                other = donor.tensor(Part.HEAD if tensor.part == Part.INPUT else Part.INPUT)
+                other = weights.tensor(Part.HEAD if tensor.part == Part.INPUT else Part.INPUT)
                 other_matrix = other if other != tensor else None
-            donated.append(DonorRows(model, donor.vocabulary, tensor, ids, other_matrix))
-        return donated
+            found.append(DonorRows(model, weights.vocabulary, tensor, ids, other_matrix))
+        return found
 
-    def _filling(
+    def _approximated_rows(
         self,
         part: Part,
         approximation: Approximation,
         alignment: Alignment,
         base_rows: int,
-        donated: DonorRows,
-        served: np.ndarray,
+        donor: DonorRows,
+        output_ids: np.ndarray,
         anchors: np.ndarray,
     ) -> ApproximatedRows:
-        if donated.tensor is not None and not len(anchors):
+        if donor.tensor is not None and not len(anchors):
             raise TransplantError(
                 f"{approximation.name!r} writes missing tokens in terms of tokens that "
-                f"{alignment.model.name} and the donor {donated.model} share, and not one of "
+                f"{alignment.model.name} and the donor {donor.model} share, and not one of "
                 "those has finite, non-zero rows in both. Use a donor whose vocabulary overlaps, "
                 "or the methods mean or zero."
             )
         texts = None
         if Needs.TEXT in approximation.needs:
             texts = Texts(
-                missing=[self.output.content[i] for i in served],
+                missing=[self.output.content[i] for i in output_ids],
                 base=alignment.model.content[:base_rows],
-                donor=donated.vocabulary.content,
+                donor=donor.vocabulary.content,
                 segment_in_base=alignment.model.segment,
-                segment_in_donor=donated.vocabulary.segment,
+                segment_in_donor=donor.vocabulary.segment,
             )
-        plan = CodingRows(
-            targets=donated.ids[served],
-            anchors=donated.ids[anchors],
+        coding = CodingRows(
+            targets=donor.ids[output_ids],
+            anchors=donor.ids[anchors],
             anchor_rows=alignment.source[anchors],
             texts=texts,
             progress=not self.sources.options.quiet,
         )
         load, other_matrix = (
-            donated.tensor.load_task() if donated.tensor else None,
-            donated.other_matrix,
+            donor.tensor.load_task() if donor.tensor else None,
+            donor.other_matrix,
         )
-        axis = (donated.tensor.weight.vocabulary_axis or 0) if donated.tensor else 0
+        axis = (donor.tensor.weight.vocabulary_axis or 0) if donor.tensor else 0
         encode = None
         if isinstance(approximation, AnchorCoding):
             key = (
                 approximation,
-                donated.tensor or donated.vocabulary.fingerprint,
+                donor.tensor or donor.vocabulary.fingerprint,
                 alignment.model.fingerprint,
-                served.tobytes(),
+                output_ids.tobytes(),
                 anchors.tobytes(),
             )
             task = EncodeMissing(
-                donor=load, donor_axis=axis, approximation=approximation, plan=plan
+                donor=load, donor_axis=axis, approximation=approximation, coding=coding
             )
             encode = self._codes.setdefault(key, task)
         return ApproximatedRows(
-            rows=served,
+            rows=output_ids,
             approximation=approximation,
             part=part,
-            plan=plan,
+            coding=coding,
             donor=load,
             donor_axis=axis,
             encode=encode,
@@ -304,7 +306,9 @@ class RowPlanner:
             )
         return override.row
 
-    def _warn_of(self, without_donor_row: np.ndarray, models: list[ModelReference]) -> None:
+    def _warn_of_mean_rows(
+        self, without_donor_row: np.ndarray, models: list[ModelReference]
+    ) -> None:
         if not len(without_donor_row):
             return
         tokens = ", ".join(repr(self.output.strings[i]) for i in without_donor_row[:3])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mergekit_omp.approximation.base import (
     AnchorCoding,
-    Problem,
+    MissingRows,
 )
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.pursuit import Code
@@ -62,13 +62,13 @@ class AlignedVocabulary(PermutedVocabulary):
     def _donor_tasks(self) -> list[tuple[str, Task]]:
         tasks: list[tuple[str, Task]] = []
         for i, plan in enumerate(self.plans):
-            for j, filling in enumerate(plan.fillings):
-                if filling.encode is not None:
-                    tasks.append((f"code_{i}_{j}", filling.encode))
-                elif filling.donor is not None:
-                    tasks.append((f"donor_{i}_{j}", filling.donor))
-                if filling.other_matrix is not None:
-                    tasks.append((f"other_matrix_{i}_{j}", filling.other_matrix))
+            for j, served in enumerate(plan.approximated):
+                if served.encode is not None:
+                    tasks.append((f"code_{i}_{j}", served.encode))
+                elif served.donor is not None:
+                    tasks.append((f"donor_{i}_{j}", served.donor))
+                if served.other_matrix is not None:
+                    tasks.append((f"other_matrix_{i}_{j}", served.other_matrix))
         return tasks
 
     def uses_accelerator(self) -> bool:
@@ -91,7 +91,7 @@ class AlignedVocabulary(PermutedVocabulary):
                 continue
             given = [
                 {kind: inputs.get(f"{kind}_{i}_{j}") for kind in ("code", "donor", "other_matrix")}
-                for j in range(len(plan.fillings))
+                for j in range(len(plan.approximated))
             ]
             aligned = _align(plan, matrices, dtype, given)
             rest = tensors[plan.model].movedim(axis, 0).shape[1:]
@@ -112,9 +112,9 @@ def _align(
 
     aligned = torch.zeros((plan.rows, base.shape[1]), dtype=dtype, device=base.device)
     aligned[index(plan.copied_to)] = base[index(plan.copied_from)].to(aligned.dtype)
-    for filling, inputs in zip(plan.fillings, given, strict=True):
-        rows = _approximated(filling, base, **inputs)
-        aligned[index(filling.rows)] = rows.to(base.device, aligned.dtype)
+    for served, inputs in zip(plan.approximated, given, strict=True):
+        rows = _approximated(served, base, **inputs)
+        aligned[index(served.rows)] = rows.to(base.device, aligned.dtype)
     if len(plan.without_donor_row):
         aligned[index(plan.without_donor_row)] = finite_mean(base).to(aligned.dtype)
     for row, model, source in plan.overrides:
@@ -127,22 +127,20 @@ def _align(
 
 
 def _approximated(
-    filling: ApproximatedRows,
+    served: ApproximatedRows,
     base: Tensor,
     code: dict[str, Any] | None,
     donor: Tensor | None,
     other_matrix: Tensor | None,
 ) -> Tensor:
     if code is not None:
-        assert isinstance(filling.approximation, AnchorCoding)
-        anchor_rows = torch.from_numpy(filling.plan.anchor_rows)
-        return filling.approximation.decode(
-            Code.from_tensors(code), base, anchor_rows, filling.part
-        )
+        assert isinstance(served.approximation, AnchorCoding)
+        anchor_rows = torch.from_numpy(served.coding.anchor_rows)
+        return served.approximation.decode(Code.from_tensors(code), base, anchor_rows, served.part)
     if donor is not None:
-        donor = vocabulary_first(donor, filling.donor_axis)
+        donor = vocabulary_first(donor, served.donor_axis)
     if other_matrix is not None:
-        other_matrix = vocabulary_first(other_matrix, filling.other_axis)
-    space = filling.plan.space(filling.approximation.needs, donor, other_matrix)
+        other_matrix = vocabulary_first(other_matrix, served.other_axis)
+    inputs = served.coding.inputs(served.approximation.needs, donor, other_matrix)
     with merge_log.log_scope(running=True):
-        return filling.approximation.rows(Problem(part=filling.part, base=base, space=space))
+        return served.approximation.rows(MissingRows(part=served.part, base=base, inputs=inputs))

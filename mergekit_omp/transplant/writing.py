@@ -51,7 +51,7 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                 found.append({})
                 continue
             matrix = vocabulary_first(tensors[plan.model], self.aligned.vocabulary_axis)
-            filled = [filling.rows for filling in plan.fillings]
+            filled = [served.rows for served in plan.approximated]
             approximated = np.concatenate(filled) if filled else np.empty(0, dtype=np.int64)
             statistics: dict[str, Any] = {
                 "row_norms": {
@@ -63,7 +63,7 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
             facts = row_facts.RowFacts.of(
                 plan.rows, plan.copied_to, filled, plan.without_donor_row, plan.overrides
             )
-            for j, filling in enumerate(plan.fillings):
+            for j, served in enumerate(plan.approximated):
                 code = codes.get(f"code_{i}_{j}")
                 if code is None:
                     continue
@@ -74,7 +74,7 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                         code["residual_norms"].double()
                         / norms.clamp(min=torch.finfo(torch.float64).tiny)
                     )
-                    facts.relative_residual[filling.rows] = relative[-1].numpy(force=True)
+                    facts.relative_residual[served.rows] = relative[-1].numpy(force=True)
             statistics[row_facts.KEY] = facts
             if relative:
                 statistics["relative_residual"] = _summary(torch.cat(relative))
@@ -159,7 +159,7 @@ class WriteTransplant(Task[None]):
         found: dict[str, np.ndarray] = {}
         for statistics in self.statistics:
             for plan in statistics.aligned.plans:
-                new = [filling.rows for filling in plan.fillings]
+                new = [served.rows for served in plan.approximated]
                 name = str(plan.model)
                 found[name] = np.concatenate(
                     [*new, plan.without_donor_row, found.get(name, plan.without_donor_row)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
 
 LETTERS = [bytes([c]) for c in b"abcdefgh"]
 SHARED = [*LETTERS, b"ab", b"cd", b"ef", b"gh", b" a", b" b", b"abc", b" the"]
@@ -46,7 +46,7 @@ def world(
     base_dim: int = 12,
     dtype: torch.dtype = torch.float32,
     part: Part = Part.INPUT,
-) -> Problem:
+) -> MissingRows:
     """Donor-only tokens are missing (one of them a control token), shared ones are anchors."""
     generator = torch.Generator().manual_seed(seed)
     # A common direction, as embeddings have, so that cosines do not cancel.
@@ -55,10 +55,10 @@ def world(
     missing = [row for row, token in enumerate(DONOR) if token is None or token in DONOR_ONLY]
     anchors = [DONOR.index(token) for token in SHARED]
     donor, base = donor.to(dtype), base.to(dtype)
-    return Problem(
+    return MissingRows(
         part=part,
         base=base,
-        space=CodingInputs(
+        inputs=CodingInputs(
             missing=len(missing),
             anchor_rows=torch.tensor([BASE.index(token) for token in SHARED]),
             targets=donor[missing],
@@ -75,17 +75,17 @@ def world(
     )
 
 
-def with_space(problem: Problem, **changes: object) -> Problem:
+def with_inputs(problem: MissingRows, **changes: object) -> MissingRows:
     """The problem with fields of its space replaced."""
-    return dataclasses.replace(problem, space=dataclasses.replace(problem.space, **changes))
+    return dataclasses.replace(problem, inputs=dataclasses.replace(problem.inputs, **changes))
 
 
-def without_donor(problem: Problem) -> Problem:
+def without_donor(problem: MissingRows) -> MissingRows:
     """The problem of a donor that has a tokenizer and no weights."""
-    return with_space(problem, targets=None, anchors=None, donor=None)
+    return with_inputs(problem, targets=None, anchors=None, donor=None)
 
 
-def random_space(
+def random_inputs(
     targets: int, anchors: int, dim: int, *, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> CodingInputs:
     """Random rows, without texts; anchor i belongs to row i + 1 of the base."""

@@ -146,8 +146,8 @@ def test_focus_by_vectors_is_sparsemax_over_their_cosines(tmp_path: Path) -> Non
         [words[token.decode().strip()] for token in anchors],
     )
     weights = entmax_sparsemax(torch.from_numpy(cosines))
-    images = problem.base[[problem.space.texts.base.index(token) for token in anchors]]
-    places = [problem.space.texts.missing.index(token) for token in targets]
+    images = problem.base[[problem.inputs.texts.base.index(token) for token in anchors]]
+    places = [problem.inputs.texts.missing.index(token) for token in targets]
     np.testing.assert_allclose(rows[places], weights.numpy() @ images.numpy(), atol=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_tokens_without_a_vector_get_a_seeded_sample(kind: type[Focus], tmp_path
     other = kind(auxiliary=str(path), seed=1).rows(problem)
     coded = [
         token is not None and token.strip() in stripped(SHARED)
-        for token in problem.space.texts.missing
+        for token in problem.inputs.texts.missing
     ]
     assert (rows == other).all(1).tolist() == coded
     assert sum(coded) == 1  # " abc", by its text without the space

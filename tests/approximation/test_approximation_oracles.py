@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from approximation_world import SHARED, random_base, random_space, world
+from approximation_world import SHARED, random_base, random_inputs, world
 from entmax import sparsemax as entmax_sparsemax
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from mergekit.tokensurgeon.omp import batch_omp
 from scipy.stats import kstest
 from sklearn.linear_model import Ridge, orthogonal_mp
 
-from mergekit_omp.approximation import CodingInputs, Part, Problem
+from mergekit_omp.approximation import CodingInputs, MissingRows, Part
 from mergekit_omp.approximation.clp import Clp
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.knn import Knn
@@ -40,17 +40,17 @@ def dense(code: object, anchors: int) -> np.ndarray:
     return code.decode(torch.eye(anchors + 1, dtype=DOUBLE)).numpy()[:, 1:]  # type: ignore[attr-defined]
 
 
-def langsfer_rows(weights: IdentityWeights, space: CodingInputs, base: torch.Tensor) -> np.ndarray:
+def langsfer_rows(weights: IdentityWeights, inputs: CodingInputs, base: torch.Tensor) -> np.ndarray:
     """langsfer's weighted average of the base's rows of the anchors."""
-    matrix = weights.apply(CosineSimilarity().apply(space.targets.numpy(), space.anchors.numpy()))
-    images = base[space.anchor_rows].numpy()
+    matrix = weights.apply(CosineSimilarity().apply(inputs.targets.numpy(), inputs.anchors.numpy()))
+    images = base[inputs.anchor_rows].numpy()
     return matrix @ images / matrix.sum(axis=1)[:, np.newaxis]
 
 
 def test_zero_and_mean_in_closed_form() -> None:
     problem = world(dtype=DOUBLE)
     assert not Zero().rows(problem).any()
-    expected = np.tile(problem.base.numpy().mean(0), (problem.space.missing, 1))
+    expected = np.tile(problem.base.numpy().mean(0), (problem.inputs.missing, 1))
     np.testing.assert_allclose(Mean().rows(problem).numpy(), expected, rtol=1e-12)
 
 
@@ -71,29 +71,29 @@ def test_sparsemax_of_ties_is_uniform_among_them() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_focus_weighs_as_entmax_over_cosines(dtype: torch.dtype) -> None:
-    space = random_space(60, 500, 24, dtype=dtype)
-    cosines = torch.from_numpy(CosineSimilarity().apply(space.targets, space.anchors))
+    inputs = random_inputs(60, 500, 24, dtype=dtype)
+    cosines = torch.from_numpy(CosineSimilarity().apply(inputs.targets, inputs.anchors))
     expected = entmax_sparsemax(cosines)
-    np.testing.assert_allclose(dense(Focus().encode(space), 500), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dense(Focus().encode(inputs), 500), expected, rtol=0, atol=1e-5)
 
 
 def test_focus_rows_are_those_of_langsfer() -> None:
-    space, base = random_space(60, 500, 24, dtype=DOUBLE), random_base(501, 16, dtype=DOUBLE)
-    rows = Focus().rows(Problem(part=Part.INPUT, base=base, space=space))
-    np.testing.assert_allclose(rows, langsfer_rows(SparsemaxWeights(), space, base), atol=1e-9)
+    inputs, base = random_inputs(60, 500, 24, dtype=DOUBLE), random_base(501, 16, dtype=DOUBLE)
+    rows = Focus().rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
+    np.testing.assert_allclose(rows, langsfer_rows(SparsemaxWeights(), inputs, base), atol=1e-9)
 
 
 def test_clp_rows_are_those_of_langsfer() -> None:
-    space, base = random_space(60, 500, 24, dtype=DOUBLE), random_base(501, 16, dtype=DOUBLE)
-    rows = Clp().rows(Problem(part=Part.INPUT, base=base, space=space))
-    expected = langsfer_rows(IdentityWeights(), space, base)
+    inputs, base = random_inputs(60, 500, 24, dtype=DOUBLE), random_base(501, 16, dtype=DOUBLE)
+    rows = Clp().rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
+    expected = langsfer_rows(IdentityWeights(), inputs, base)
     np.testing.assert_allclose(rows, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("neighbors", "temperature"), [(10, 0.1), (3, 0.5)])
 def test_wechsel_rows_are_those_of_langsfer(neighbors: int, temperature: float) -> None:
     problem = world(seed=7, dtype=DOUBLE)
-    space = problem.space
+    inputs = problem.inputs
     # The candidates, spelled out: shared tokens, and base tokens as the donor's pieces.
     pieces = {
         b"ha": [b"h", b"a"],
@@ -101,15 +101,15 @@ def test_wechsel_rows_are_those_of_langsfer(neighbors: int, temperature: float) 
         b"cde": [b"cd", b"e"],
         b" ba": [b" b", b"a"],
     }
-    anchor = dict(zip(SHARED, space.anchors, strict=True))
+    anchor = dict(zip(SHARED, inputs.anchors, strict=True))
     candidates = {token: anchor[token] for token in SHARED} | {
         token: torch.stack([anchor[piece] for piece in spelled]).mean(0)
         for token, spelled in pieces.items()
     }
     stand_in = CodingInputs(
-        missing=space.missing,
-        anchor_rows=torch.tensor([space.texts.base.index(token) for token in candidates]),
-        targets=space.targets,
+        missing=inputs.missing,
+        anchor_rows=torch.tensor([inputs.texts.base.index(token) for token in candidates]),
+        targets=inputs.targets,
         anchors=torch.stack(list(candidates.values())),
     )
     weights = TopKWeights(k=neighbors).compose(SoftmaxWeights(temperature=temperature))
@@ -119,34 +119,34 @@ def test_wechsel_rows_are_those_of_langsfer(neighbors: int, temperature: float) 
 
 
 def test_omp_on_raw_atoms_is_that_of_tokensurgeon() -> None:
-    space = random_space(40, 300, 32)
-    code = Omp(k=8).encode(space)
-    indices, coefficients = batch_omp(space.targets, space.anchors, 8)
+    inputs = random_inputs(40, 300, 32)
+    code = Omp(k=8).encode(inputs)
+    indices, coefficients = batch_omp(inputs.targets, inputs.anchors, 8)
     assert torch.equal(code.indices - 1, indices)
     torch.testing.assert_close(code.coefficients, coefficients, rtol=1e-4, atol=1e-5)
 
 
 def test_omp_on_normalised_atoms_is_that_of_scikit_learn() -> None:
-    space = random_space(40, 300, 32, dtype=DOUBLE)
-    norms = space.anchors.norm(dim=1, keepdim=True)
+    inputs = random_inputs(40, 300, 32, dtype=DOUBLE)
+    norms = inputs.anchors.norm(dim=1, keepdim=True)
     expected = orthogonal_mp(
-        (space.anchors / norms).T.numpy(), space.targets.T.numpy(), n_nonzero_coefs=8
+        (inputs.anchors / norms).T.numpy(), inputs.targets.T.numpy(), n_nonzero_coefs=8
     )
-    found = dense(Omp(k=8, normalize_atoms=True).encode(space), 300)
+    found = dense(Omp(k=8, normalize_atoms=True).encode(inputs), 300)
     np.testing.assert_allclose(found, (expected / norms.numpy()).T, atol=1e-8)
 
 
 def test_centred_omp_is_omp_on_centred_rows() -> None:
-    space, base = random_space(40, 300, 32, dtype=DOUBLE), random_base(301, 16, dtype=DOUBLE)
-    middle, image = space.anchors.mean(0), base[1:].mean(0)
+    inputs, base = random_inputs(40, 300, 32, dtype=DOUBLE), random_base(301, 16, dtype=DOUBLE)
+    middle, image = inputs.anchors.mean(0), base[1:].mean(0)
     centred = CodingInputs(
         missing=40,
-        anchor_rows=space.anchor_rows,
-        targets=space.targets - middle,
-        anchors=space.anchors - middle,
+        anchor_rows=inputs.anchor_rows,
+        targets=inputs.targets - middle,
+        anchors=inputs.anchors - middle,
     )
     expected = image + Omp(k=8).encode(centred).decode(base - image)
-    rows = Omp(k=8, center=True).rows(Problem(part=Part.INPUT, base=base, space=space))
+    rows = Omp(k=8, center=True).rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
     torch.testing.assert_close(rows, expected)
 
 
@@ -161,67 +161,69 @@ def test_centred_omp_is_omp_on_centred_rows() -> None:
     ids=str,
 )
 def test_knn_is_that_of_tokensurgeon(ours: Knn, metric: str, scheme: str) -> None:
-    space = random_space(50, 200, 16)
+    inputs = random_inputs(50, 200, 16)
     schemes = {
         "distance": WeightingScheme.DISTANCE_PROPORTIONAL,
         "least_squares": WeightingScheme.LEAST_SQUARES,
     }
     indices, weights = common_interp_approximate(
-        space.targets,
-        space.anchors,
+        inputs.targets,
+        inputs.anchors,
         k=5,
         metric=DistanceMetric(metric),
         weight_scheme=schemes[scheme],
     )
     expected = torch.zeros(50, 200).scatter_(1, indices, weights)
-    np.testing.assert_allclose(dense(ours.encode(space), 200), expected, atol=2e-5)
+    np.testing.assert_allclose(dense(ours.encode(inputs), 200), expected, atol=2e-5)
 
 
 def test_knn_with_more_neighbours_than_anchors_uses_all(caplog: pytest.LogCaptureFixture) -> None:
-    space = random_space(5, 7, 4)
-    few, all_ = Knn(k=7).encode(space), Knn(k=70).encode(space)
+    inputs = random_inputs(5, 7, 4)
+    few, all_ = Knn(k=7).encode(inputs), Knn(k=70).encode(inputs)
     assert torch.equal(few.indices, all_.indices)
     assert torch.equal(few.coefficients, all_.coefficients)
     assert "k reduced from 70 to 7" in caplog.text
 
 
 def test_knn_of_opposite_anchors_has_no_cosine_weights() -> None:
-    space = CodingInputs(
+    inputs = CodingInputs(
         missing=2,
         anchor_rows=torch.tensor([1, 2]),
         targets=torch.tensor([[-0.1, 0.0], [0.1, 0.0]]),
         anchors=torch.tensor([[1.0, 0.0], [50.0, 0.0]]),
     )
     base = random_base(4, 6)
-    rows = Knn(k=1, metric="euclidean").rows(Problem(part=Part.INPUT, base=base, space=space))
+    rows = Knn(k=1, metric="euclidean").rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
     torch.testing.assert_close(rows, torch.stack([base.mean(0), base[1]]))
 
 
 @pytest.mark.parametrize(("anchors", "dim"), [(200, 16), (12, 40)], ids=["tall", "wide"])
 @pytest.mark.parametrize("ridge", [1e-6, 0.1, 10.0])
 def test_linear_is_ridge_regression(anchors: int, dim: int, ridge: float) -> None:
-    space = random_space(30, anchors, dim, dtype=DOUBLE)
+    inputs = random_inputs(30, anchors, dim, dtype=DOUBLE)
     base = random_base(anchors + 1, 8, dtype=DOUBLE)
-    rows = Linear(ridge=ridge).rows(Problem(part=Part.INPUT, base=base, space=space))
-    x = space.anchors.numpy()
+    rows = Linear(ridge=ridge).rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
+    x = inputs.anchors.numpy()
     penalty = ridge * ((x - x.mean(0)) ** 2).sum() / dim
-    oracle = Ridge(alpha=penalty, solver="svd").fit(x, base[space.anchor_rows].numpy())
-    np.testing.assert_allclose(rows, oracle.predict(space.targets.numpy()), rtol=1e-6, atol=1e-8)
+    oracle = Ridge(alpha=penalty, solver="svd").fit(x, base[inputs.anchor_rows].numpy())
+    np.testing.assert_allclose(rows, oracle.predict(inputs.targets.numpy()), rtol=1e-6, atol=1e-8)
 
 
 def test_linear_recovers_an_affine_map() -> None:
-    space = random_space(30, 200, 16)
+    inputs = random_inputs(30, 200, 16)
     affine, offset = random_base(16, 8), random_base(1, 8, seed=2)
-    base = torch.cat([torch.zeros(1, 8), space.anchors @ affine + offset])
-    rows = Linear(ridge=1e-9).rows(Problem(part=Part.INPUT, base=base, space=space))
-    torch.testing.assert_close(rows, space.targets @ affine + offset, rtol=1e-4, atol=1e-4)
+    base = torch.cat([torch.zeros(1, 8), inputs.anchors @ affine + offset])
+    rows = Linear(ridge=1e-9).rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
+    torch.testing.assert_close(rows, inputs.targets @ affine + offset, rtol=1e-4, atol=1e-4)
 
 
 def test_normal_has_the_moments_of_the_base() -> None:
     mixing = random_base(6, 6, seed=3)
     base = random_base(3000, 6, seed=2) @ mixing + 5
-    space = CodingInputs(missing=40_000, anchor_rows=torch.arange(0))
-    rows = Normal(seed=1).rows(Problem(part=Part.INPUT, base=base, space=space)).double().numpy()
+    inputs = CodingInputs(missing=40_000, anchor_rows=torch.arange(0))
+    rows = (
+        Normal(seed=1).rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs)).double().numpy()
+    )
     centre, covariance = base.double().numpy().mean(0), np.cov(base.double().numpy().T)
     whitened = np.linalg.solve(np.linalg.cholesky(covariance), (rows - centre).T)
     np.testing.assert_allclose(whitened.mean(1), 0, atol=0.03)
@@ -234,15 +236,15 @@ def test_normal_differs_by_seed_and_part_but_not_by_base() -> None:
     rows = Normal(seed=1).rows(problem)
     assert not torch.equal(rows, Normal(seed=2).rows(problem))
     assert not torch.allclose(rows, Normal(seed=1).rows(world(part=Part.HEAD)))
-    shifted = Problem(part=Part.INPUT, base=problem.base + 1, space=problem.space)
+    shifted = MissingRows(part=Part.INPUT, base=problem.base + 1, inputs=problem.inputs)
     torch.testing.assert_close(Normal(seed=1).rows(shifted), rows + 1, rtol=1e-4, atol=1e-4)
 
 
 def test_normal_stays_where_the_rows_are() -> None:
     base = random_base(5, 40)  # fewer rows than dimensions
     base[:, 3] = 2  # and a constant one
-    space = CodingInputs(missing=200, anchor_rows=torch.arange(0))
-    rows = Normal().rows(Problem(part=Part.INPUT, base=base, space=space))
+    inputs = CodingInputs(missing=200, anchor_rows=torch.arange(0))
+    rows = Normal().rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
     centre = base.mean(0)
     span = torch.linalg.qr((base - centre).T).Q
     offsets = rows - centre

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 import torch
-from approximation_world import random_base, random_space, world
+from approximation_world import random_base, random_inputs, world
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from mergekit_omp import approximation
 from mergekit_omp.approximation import (
     APPROXIMATIONS,
     AnchorCoding,
     Approximation,
+    MissingRows,
     Needs,
     Part,
-    Problem,
     Sizes,
     without_donor_rows,
 )
+from mergekit_omp.approximation.anchors import donor_rows
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.knn import Knn
 from mergekit_omp.approximation.linear import Linear
 from mergekit_omp.approximation.mean import Mean
 from mergekit_omp.approximation.norms import match_norms
 from mergekit_omp.approximation.omp import Omp
+from mergekit_omp.approximation.parameters import PositiveInt
 from mergekit_omp.approximation.subword import Subword
 from mergekit_omp.approximation.wechsel import Wechsel
 from mergekit_omp.approximation.zero import Zero
+from mergekit_omp.pursuit import SparseCode
 
 
 def test_the_mission_comes_first() -> None:
@@ -52,8 +57,8 @@ def test_the_mission_comes_first() -> None:
 )
 def test_the_default_k_follows_the_dimension(dimension: int, anchors: int, k: int) -> None:
     assert Omp().sparsity(dimension, anchors) == k
-    space = random_space(3, anchors, dimension)
-    assert Omp().encode(space).support_sizes().tolist() == [k] * 3
+    inputs = random_inputs(3, anchors, dimension)
+    assert Omp().encode(inputs).support_sizes().tolist() == [k] * 3
 
 
 @pytest.mark.parametrize("kind", APPROXIMATIONS.values(), ids=APPROXIMATIONS.keys())
@@ -62,7 +67,7 @@ def test_what_is_in_force_is_known_before_and_told_after(kind: type[Approximatio
     method, problem = kind(**asked), world()
     sizes = sizes_of(problem)
     rows = method.rows(problem)
-    told = method.parameters_in_force(problem.space)
+    told = method.parameters_in_force(problem.inputs)
     assert told.keys() == kind.model_fields.keys()
     assert "auto" not in told.values() and told.get("k", 0) is not None
     clamped = method.clamped(sizes)
@@ -75,14 +80,14 @@ def test_what_is_in_force_is_known_before_and_told_after(kind: type[Approximatio
     assert 0 <= kind().cost(sizes).multiply_adds < float("inf")
 
 
-def sizes_of(problem: Problem) -> Sizes:
-    space = problem.space
+def sizes_of(problem: MissingRows) -> Sizes:
+    inputs = problem.inputs
     return Sizes(
-        missing=space.missing,
-        anchors=len(space.anchor_rows),
+        missing=inputs.missing,
+        anchors=len(inputs.anchor_rows),
         base_rows=len(problem.base),
         base_dim=problem.base.shape[1],
-        donor_dim=space.anchors.shape[1],
+        donor_dim=inputs.anchors.shape[1],
     )
 
 
@@ -108,12 +113,25 @@ def test_methods_say_themselves_what_works_without_donor_rows() -> None:
     )
 
 
+def test_the_example_of_the_contributors_guide_is_a_method() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "contributing.md"
+    (code,) = re.findall(r"```python\n(class SameNorm.*?)```", guide.read_text(), re.DOTALL)
+    names = {**vars(approximation), "donor_rows": donor_rows, "PositiveInt": PositiveInt}
+    names |= {"ClassVar": ClassVar, "Field": Field, "torch": torch, "SparseCode": SparseCode}
+    exec(compile(code, str(guide), "exec", dont_inherit=True), names)
+    kind = names["SameNorm"]
+    problem = world()
+    assert kind(k=3).encode(problem.inputs).support_sizes().tolist() == [3] * problem.inputs.missing
+    assert kind().rows(problem).shape == (problem.inputs.missing, problem.base.shape[1])
+    assert kind().cost(sizes_of(problem)).multiply_adds > 0
+
+
 def test_the_papers_settings_are_one_parameter_away() -> None:
-    space = random_space(5, 300, 96)
-    paper, written = Omp(paper=True).encode(space), Omp(k=64).encode(space)
+    inputs = random_inputs(5, 300, 96)
+    paper, written = Omp(paper=True).encode(inputs), Omp(k=64).encode(inputs)
     assert torch.equal(paper.indices, written.indices)
     assert torch.equal(paper.coefficients, written.coefficients)
-    assert Omp().encode(space).support_sizes().tolist() == [8] * 5
+    assert Omp().encode(inputs).support_sizes().tolist() == [8] * 5
     assert Omp(paper=True, k=5).sparsity(96, 300) == 5
     assert Omp(paper=True).sparsity(96, 30) == 30
 

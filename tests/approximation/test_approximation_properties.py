@@ -9,8 +9,8 @@ import torch
 from approximation_world import (
     DONOR_ONLY,
     random_base,
-    random_space,
-    with_space,
+    random_inputs,
+    with_inputs,
     without_donor,
     world,
 )
@@ -24,9 +24,9 @@ from mergekit_omp.approximation import (
     AnchorCoding,
     Approximation,
     Code,
+    MissingRows,
     Needs,
     Part,
-    Problem,
     chunks,
 )
 from mergekit_omp.approximation.clp import Clp
@@ -79,7 +79,7 @@ def close(result: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-4)
 def test_rows_are_finite_and_the_same_every_time(method: Approximation, seed: int) -> None:
     problem = world(seed=seed)
     rows = method.rows(problem)
-    assert rows.shape == (problem.space.missing, problem.base.shape[1])
+    assert rows.shape == (problem.inputs.missing, problem.base.shape[1])
     assert rows.isfinite().all()
     assert torch.equal(rows, method.rows(world(seed=seed)))
 
@@ -88,12 +88,12 @@ def test_rows_are_finite_and_the_same_every_time(method: Approximation, seed: in
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(method: Approximation, dtype: torch.dtype) -> None:
     problem = world(dtype=dtype)
-    space = problem.space
-    wide = with_space(
+    inputs = problem.inputs
+    wide = with_inputs(
         dataclasses.replace(problem, base=problem.base.float()),
-        targets=space.targets.float(),
-        anchors=space.anchors.float(),
-        donor=space.donor.float(),
+        targets=inputs.targets.float(),
+        anchors=inputs.anchors.float(),
+        donor=inputs.donor.float(),
     )
     rows = method.rows(problem)
     assert rows.dtype == torch.float32
@@ -115,12 +115,12 @@ def test_float64_is_computed_in_float64(method: Approximation) -> None:
 @settings(max_examples=4, deadline=None)
 def test_the_order_of_targets_is_only_an_order(method: Approximation, seed: int) -> None:
     problem = world(seed=seed)
-    space = problem.space
-    order = torch.randperm(space.missing, generator=torch.Generator().manual_seed(seed))
-    shuffled = with_space(
+    inputs = problem.inputs
+    order = torch.randperm(inputs.missing, generator=torch.Generator().manual_seed(seed))
+    shuffled = with_inputs(
         problem,
-        targets=space.targets[order],
-        texts=dataclasses.replace(space.texts, missing=[space.texts.missing[i] for i in order]),
+        targets=inputs.targets[order],
+        texts=dataclasses.replace(inputs.texts, missing=[inputs.texts.missing[i] for i in order]),
     )
     close(method.rows(shuffled), method.rows(problem)[order])
 
@@ -130,10 +130,10 @@ def test_the_order_of_targets_is_only_an_order(method: Approximation, seed: int)
 @settings(max_examples=4, deadline=None)
 def test_the_order_of_anchors_is_only_an_order(method: Approximation, seed: int) -> None:
     problem = world(seed=seed)
-    space = problem.space
-    order = torch.randperm(len(space.anchors), generator=torch.Generator().manual_seed(seed))
-    shuffled = with_space(
-        problem, anchors=space.anchors[order], anchor_rows=space.anchor_rows[order]
+    inputs = problem.inputs
+    order = torch.randperm(len(inputs.anchors), generator=torch.Generator().manual_seed(seed))
+    shuffled = with_inputs(
+        problem, anchors=inputs.anchors[order], anchor_rows=inputs.anchor_rows[order]
     )
     close(method.rows(shuffled), method.rows(problem))
 
@@ -142,12 +142,12 @@ def test_the_order_of_anchors_is_only_an_order(method: Approximation, seed: int)
 @pytest.mark.parametrize("scale", [1e-3, 0.7, 64.0])
 def test_the_scale_of_the_donor_does_not_matter(method: Approximation, scale: float) -> None:
     problem = world(seed=3)
-    space = problem.space
-    scaled = with_space(
+    inputs = problem.inputs
+    scaled = with_inputs(
         problem,
-        targets=space.targets * scale,
-        anchors=space.anchors * scale,
-        donor=space.donor * scale,
+        targets=inputs.targets * scale,
+        anchors=inputs.anchors * scale,
+        donor=inputs.donor * scale,
     )
     close(method.rows(scaled), method.rows(problem))
 
@@ -165,7 +165,7 @@ def test_a_head_bias_is_one_more_column_of_the_head(method: Approximation) -> No
     head = world(part=Part.HEAD)
     bias = dataclasses.replace(head, part=Part.HEAD_BIAS, base=head.base[:, :1])
     rows = method.rows(bias)
-    assert rows.shape == (head.space.missing, 1)
+    assert rows.shape == (head.inputs.missing, 1)
     close(rows, method.rows(head)[:, :1])
 
 
@@ -173,9 +173,9 @@ def test_a_head_bias_is_one_more_column_of_the_head(method: Approximation) -> No
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_a_useless_donor_row_gives_a_usable_row(method: Approximation, value: float) -> None:
     problem = world()
-    targets = problem.space.targets.clone()
+    targets = problem.inputs.targets.clone()
     targets[2] = value
-    rows = method.rows(with_space(problem, targets=targets))
+    rows = method.rows(with_inputs(problem, targets=targets))
     assert rows.isfinite().all()
     assert (rows[2] != 0).any()
     others = torch.arange(len(rows)) != 2
@@ -185,11 +185,11 @@ def test_a_useless_donor_row_gives_a_usable_row(method: Approximation, value: fl
 @methods({n: m for n, m in DONOR_METHODS.items() if n != "omp centred"})
 def test_useless_anchors_are_left_out(method: Approximation) -> None:
     problem = world()
-    space = problem.space
-    anchors = torch.cat([space.anchors, space.anchors[:2]])
+    inputs = problem.inputs
+    anchors = torch.cat([inputs.anchors, inputs.anchors[:2]])
     anchors[-2], anchors[-1] = 0, float("nan")
-    more = with_space(
-        problem, anchors=anchors, anchor_rows=torch.cat([space.anchor_rows, torch.tensor([0, 21])])
+    more = with_inputs(
+        problem, anchors=anchors, anchor_rows=torch.cat([inputs.anchor_rows, torch.tensor([0, 21])])
     )
     close(method.rows(more), method.rows(problem))
 
@@ -207,19 +207,19 @@ def test_bad_rows_of_the_base_that_nothing_points_to_do_no_harm(method: Approxim
 @methods(DONOR_METHODS)
 def test_one_anchor_is_enough(method: Approximation) -> None:
     problem = world()
-    space = problem.space
-    alone = with_space(problem, anchors=space.anchors[:1], anchor_rows=space.anchor_rows[:1])
+    inputs = problem.inputs
+    alone = with_inputs(problem, anchors=inputs.anchors[:1], anchor_rows=inputs.anchor_rows[:1])
     rows = method.rows(alone)
     assert rows.isfinite().all()
     if isinstance(method, Clp | Focus):
-        close(rows, problem.base[space.anchor_rows[:1]].expand(len(rows), -1))
+        close(rows, problem.base[inputs.anchor_rows[:1]].expand(len(rows), -1))
 
 
 @methods(ANCHOR_METHODS)
 def test_no_anchor_is_an_error_that_says_what_to_do(method: Approximation) -> None:
     problem = world()
-    space = problem.space
-    none = with_space(problem, anchors=space.anchors[:0], anchor_rows=space.anchor_rows[:0])
+    inputs = problem.inputs
+    none = with_inputs(problem, anchors=inputs.anchors[:0], anchor_rows=inputs.anchor_rows[:0])
     with pytest.raises(ValueError, match=rf"{method.name} has no anchors.*use subword"):
         method.rows(none)
 
@@ -240,18 +240,18 @@ def test_only_what_is_needed_is_read(method: Approximation) -> None:
     changes = {} if Needs.TEXT in method.needs else {"texts": None}
     if Needs.DONOR_ROWS not in method.needs:
         changes |= {"targets": None, "anchors": None, "donor": None}
-    assert torch.equal(method.rows(with_space(problem, **changes)), method.rows(problem))
+    assert torch.equal(method.rows(with_inputs(problem, **changes)), method.rows(problem))
 
 
 @methods(METHODS)
 def test_nothing_missing_is_no_rows(method: Approximation) -> None:
     problem = world()
-    space = problem.space
-    none = with_space(
+    inputs = problem.inputs
+    none = with_inputs(
         problem,
         missing=0,
-        targets=space.targets[:0],
-        texts=dataclasses.replace(space.texts, missing=[]),
+        targets=inputs.targets[:0],
+        texts=dataclasses.replace(inputs.texts, missing=[]),
     )
     assert method.rows(none).shape == (0, problem.base.shape[1])
 
@@ -261,12 +261,12 @@ def test_nothing_missing_is_no_rows(method: Approximation) -> None:
 def test_one_code_serves_every_base(method: AnchorCoding, rescale_norms: bool) -> None:
     method = method.model_copy(update={"rescale_norms": rescale_norms})
     problem = world()
-    tensors = method.encode(problem.space).to_tensors()
+    tensors = method.encode(problem.inputs).to_tensors()
     code = Code.from_tensors({**tensors, "beside": torch.zeros(1)})
     for seed in (1, 2):
         base = random_base(len(problem.base), 5, seed=seed)
         other = dataclasses.replace(problem, base=base)
-        decoded = method.decode(code, base, problem.space.anchor_rows, problem.part)
+        decoded = method.decode(code, base, problem.inputs.anchor_rows, problem.part)
         assert torch.equal(decoded, method.rows(other))
 
 
@@ -281,12 +281,12 @@ OVER_ANCHORS = {
 
 @methods(OVER_ANCHORS)
 def test_residuals_are_what_the_weights_leave(method: AnchorCoding) -> None:
-    space = world(seed=5).space
-    code = method.encode(space)
+    inputs = world(seed=5).inputs
+    code = method.encode(inputs)
     # Rows of the anchors where the base's would be: decoding gives back the approximation.
-    stand_ins = torch.zeros(int(space.anchor_rows.max()) + 1, space.anchors.shape[1])
-    stand_ins[space.anchor_rows] = space.anchors
-    left = (space.targets - code.decode(stand_ins)).norm(dim=1)
+    stand_ins = torch.zeros(int(inputs.anchor_rows.max()) + 1, inputs.anchors.shape[1])
+    stand_ins[inputs.anchor_rows] = inputs.anchors
+    left = (inputs.targets - code.decode(stand_ins)).norm(dim=1)
     torch.testing.assert_close(code.residual_norms, left, rtol=1e-3, atol=1e-3)
     assert (code.support_sizes() > 0).all()
 
@@ -294,7 +294,7 @@ def test_residuals_are_what_the_weights_leave(method: AnchorCoding) -> None:
 @methods({n: m for n, m in METHODS.items() if isinstance(m, AnchorCoding)})
 def test_single_weights_are_those_that_decoding_applies(method: AnchorCoding) -> None:
     problem = world(seed=6)
-    code = method.encode(problem.space)
+    code = method.encode(problem.inputs)
     decoded = code.decode(problem.base)
     for i, size in enumerate(code.support_sizes().tolist()):
         rows, weights = code.weights(i)
@@ -333,16 +333,16 @@ class LargestTensor(TorchDispatchMode):
 def test_missing_times_anchors_is_never_held(
     method: Approximation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = random_space(3000, 2000, 32)
+    inputs = random_inputs(3000, 2000, 32)
     if Needs.TEXT in method.needs:
         words = [bytes([1 + i % 7, i % 251]) for i in range(3000)]
-        texts = dataclasses.replace(world().space.texts, missing=words, base=[None] * 2001)
-        space = dataclasses.replace(space, texts=texts)
+        texts = dataclasses.replace(world().inputs.texts, missing=words, base=[None] * 2001)
+        inputs = dataclasses.replace(inputs, texts=texts)
     base = random_base(2001, 16)
-    whole = method.rows(Problem(part=Part.INPUT, base=base, space=space))
+    whole = method.rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
     monkeypatch.setattr(chunks, "BUDGET", budget := 2 * 2**20)
     with LargestTensor() as memory:
-        rows = method.rows(Problem(part=Part.INPUT, base=base, space=space))
+        rows = method.rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
     assert memory.largest <= budget
     assert memory.largest < 3000 * 2000 * 4 / 10
     close(rows, whole, 1e-4)
@@ -361,12 +361,12 @@ def test_a_token_like_an_anchor_gets_the_row_of_that_anchor(
     method: Approximation, duplicates: int
 ) -> None:
     problem = world(seed=6)
-    space = problem.space
-    anchors, rows = space.anchors, space.anchor_rows
+    inputs = problem.inputs
+    anchors, rows = inputs.anchors, inputs.anchor_rows
     if duplicates == 2:
         anchors, rows = torch.cat([anchors, anchors]), torch.cat([rows, rows])
-    same = with_space(problem, targets=anchors[:8].clone(), anchors=anchors, anchor_rows=rows)
-    close(method.rows(same), problem.base[space.anchor_rows[:8]])
+    same = with_inputs(problem, targets=anchors[:8].clone(), anchors=anchors, anchor_rows=rows)
+    close(method.rows(same), problem.base[inputs.anchor_rows[:8]])
 
 
 @pytest.mark.parametrize(
@@ -376,16 +376,16 @@ def test_a_token_like_an_anchor_gets_the_row_of_that_anchor(
 )
 def test_among_orthogonal_anchors_a_token_gets_the_row_of_its_own(method: Approximation) -> None:
     problem = world()
-    space = problem.space
-    anchors = 3 * torch.eye(24)[: len(space.anchors)]
-    donor = torch.ones_like(space.donor)
-    same = with_space(problem, targets=anchors[:8] / 2, anchors=anchors, donor=donor)
+    inputs = problem.inputs
+    anchors = 3 * torch.eye(24)[: len(inputs.anchors)]
+    donor = torch.ones_like(inputs.donor)
+    same = with_inputs(problem, targets=anchors[:8] / 2, anchors=anchors, donor=donor)
     if isinstance(method, Linear):
-        same = with_space(same, targets=anchors[:8])
-    close(method.rows(same), problem.base[space.anchor_rows[:8]])
+        same = with_inputs(same, targets=anchors[:8])
+    close(method.rows(same), problem.base[inputs.anchor_rows[:8]])
 
 
 def test_the_world_has_what_the_tests_are_about() -> None:
-    space = world().space
-    assert space.missing == len(DONOR_ONLY) + 1
-    assert None in space.texts.missing
+    inputs = world().inputs
+    assert inputs.missing == len(DONOR_ONLY) + 1
+    assert None in inputs.texts.missing

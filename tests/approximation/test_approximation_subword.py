@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from approximation_world import BASE, segmenter, with_space, world
+from approximation_world import BASE, segmenter, with_inputs, world
 from mergekit.tokensurgeon.subword import SubwordMethod, subword_approximate
 
-from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
 from mergekit_omp.approximation.subword import Subword
 
 BASE_TEXTS = [None, b"a", b"b", b"c", b"\xc3", b"\xa9"]
 
 
-def problem(*missing: bytes | None, part: Part = Part.INPUT) -> Problem:
+def problem(*missing: bytes | None, part: Part = Part.INPUT) -> MissingRows:
     base = torch.eye(len(BASE_TEXTS), dtype=torch.float64) * 4
     texts = Texts(
         missing=missing,
@@ -22,10 +22,10 @@ def problem(*missing: bytes | None, part: Part = Part.INPUT) -> Problem:
         segment_in_base=segmenter(BASE_TEXTS),
         segment_in_donor=segmenter(missing),
     )
-    return Problem(
+    return MissingRows(
         part=part,
         base=base,
-        space=CodingInputs(missing=len(missing), anchor_rows=torch.arange(0), texts=texts),
+        inputs=CodingInputs(missing=len(missing), anchor_rows=torch.arange(0), texts=texts),
     )
 
 
@@ -83,7 +83,7 @@ def test_control_tokens_never_reach_the_tokenizer() -> None:
     texts = Texts(
         missing=missing, base=BASE, donor=missing, segment_in_base=spy, segment_in_donor=spy
     )
-    Subword().rows(with_space(spied, missing=3, texts=texts))
+    Subword().rows(with_inputs(spied, missing=3, texts=texts))
     assert seen == [b"<|x|>", b"a"]
 
 

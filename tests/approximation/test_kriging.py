@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from approximation_world import random_base, with_space, world
+from approximation_world import random_base, with_inputs, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import Ridge
 
-from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.approximation.neighbours import ordinary_kriging, units
 from mergekit_omp.approximation.pieces import pieces_of_missing, pieces_without_itself
@@ -98,27 +98,27 @@ def test_without_noise_a_neighbour_in_the_same_place_has_all_the_weight() -> Non
 
 def test_an_affine_map_of_the_donors_rows_is_found() -> None:
     problem = world(dtype=DOUBLE, donor_dim=6)
-    space = problem.space
-    assert space.anchors is not None and space.targets is not None
+    inputs = problem.inputs
+    assert inputs.anchors is not None and inputs.targets is not None
     affine, offset = random_base(6, 12, dtype=DOUBLE), random_base(1, 12, seed=2, dtype=DOUBLE)
     base = problem.base.clone()
-    base[space.anchor_rows] = space.anchors @ affine + offset
+    base[inputs.anchor_rows] = inputs.anchors @ affine + offset
     rows = Kriging(ridge=1e-9).rows(dataclasses.replace(problem, base=base))
-    torch.testing.assert_close(rows, space.targets @ affine + offset, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(rows, inputs.targets @ affine + offset, rtol=1e-3, atol=1e-3)
 
 
 def test_without_neighbours_it_is_the_regression_alone() -> None:
     problem = world(dtype=DOUBLE)
-    silent = texts([None] * len(problem.base), [None] * problem.space.missing)
-    problem = with_space(problem, texts=silent)
-    space = problem.space
-    middle = space.anchors.mean(0)
-    offsets = (space.anchors - middle).numpy()
+    silent = texts([None] * len(problem.base), [None] * problem.inputs.missing)
+    problem = with_inputs(problem, texts=silent)
+    inputs = problem.inputs
+    middle = inputs.anchors.mean(0)
+    offsets = (inputs.anchors - middle).numpy()
     # The features of pieces are counted, and zero here.
     penalty = 0.5 * float((offsets**2).sum()) / (offsets.shape[1] + problem.base.shape[1])
-    oracle = Ridge(alpha=penalty, solver="svd").fit(offsets, problem.base[space.anchor_rows])
+    oracle = Ridge(alpha=penalty, solver="svd").fit(offsets, problem.base[inputs.anchor_rows])
     rows = Kriging(neighbors=0, ridge=0.5).rows(problem)
-    expected = oracle.predict((space.targets - middle).numpy())
+    expected = oracle.predict((inputs.targets - middle).numpy())
     np.testing.assert_allclose(rows, expected, rtol=1e-6, atol=1e-8)
     assert not torch.allclose(Kriging(ridge=0.5).rows(problem), rows, rtol=1e-2)
 
@@ -127,17 +127,17 @@ def test_without_neighbours_it_is_the_regression_alone() -> None:
 @settings(max_examples=8, deadline=None)
 def test_turning_the_donors_space_changes_nothing(seed: int) -> None:
     problem = with_other_matrix(world(seed=seed, dtype=DOUBLE))
-    space = problem.space
+    inputs = problem.inputs
     turns = [
         torch.linalg.qr(random_base(n, n, seed=seed + n, dtype=DOUBLE)).Q
-        for n in (space.anchors.shape[1], space.other_anchors.shape[1])
+        for n in (inputs.anchors.shape[1], inputs.other_anchors.shape[1])
     ]
-    turned = with_space(
+    turned = with_inputs(
         problem,
-        targets=space.targets @ turns[0],
-        anchors=space.anchors @ turns[0],
-        other_targets=space.other_targets @ turns[1] * 5,
-        other_anchors=space.other_anchors @ turns[1] * 5,
+        targets=inputs.targets @ turns[0],
+        anchors=inputs.anchors @ turns[0],
+        other_targets=inputs.other_targets @ turns[1] * 5,
+        other_anchors=inputs.other_anchors @ turns[1] * 5,
     )
     rows = Kriging().rows(problem)
     torch.testing.assert_close(Kriging().rows(turned), rows, rtol=1e-6, atol=1e-7)
@@ -153,46 +153,46 @@ def test_turning_and_moving_the_base_does_so_to_the_rows(seed: int, part: Part) 
     torch.testing.assert_close(Kriging().rows(moved), expected, rtol=1e-6, atol=1e-7)
 
 
-def with_other_matrix(problem: Problem, dim: int = 10) -> Problem:
+def with_other_matrix(problem: MissingRows, dim: int = 10) -> MissingRows:
     """The problem of a donor with a second matrix."""
-    space = problem.space
-    rows = random_base(space.missing + len(space.anchor_rows), dim, seed=9, dtype=DOUBLE)
+    inputs = problem.inputs
+    rows = random_base(inputs.missing + len(inputs.anchor_rows), dim, seed=9, dtype=DOUBLE)
     rows = rows.to(problem.base.dtype)
-    return with_space(
-        problem, other_targets=rows[: space.missing], other_anchors=rows[space.missing :]
+    return with_inputs(
+        problem, other_targets=rows[: inputs.missing], other_anchors=rows[inputs.missing :]
     )
 
 
 def test_the_donors_other_matrix_is_used_where_its_rows_are_finite() -> None:
     problem = with_other_matrix(world())
-    space = problem.space
+    inputs = problem.inputs
     rows = Kriging().rows(problem)
     assert not torch.allclose(rows, Kriging().rows(world()))
     broken_targets, broken_anchors = (
-        space.other_targets.clone(),
-        space.other_anchors.clone(),
+        inputs.other_targets.clone(),
+        inputs.other_anchors.clone(),
     )
     broken_targets[1] = float("nan")
     broken_anchors[2, 3] = float("inf")
-    broken = with_space(problem, other_targets=broken_targets, other_anchors=broken_anchors)
+    broken = with_inputs(problem, other_targets=broken_targets, other_anchors=broken_anchors)
     assert Kriging().rows(broken).isfinite().all()
 
 
 def test_the_other_matrix_tells_what_the_first_does_not() -> None:
     problem = with_other_matrix(world(seed=2, dtype=DOUBLE), dim=5)
-    space = problem.space
+    inputs = problem.inputs
     affine = random_base(5, 12, seed=7, dtype=DOUBLE)
     base = problem.base.clone()
-    base[space.anchor_rows] = space.other_anchors @ affine
+    base[inputs.anchor_rows] = inputs.other_anchors @ affine
     told = dataclasses.replace(problem, base=base)
-    untold = with_space(told, other_targets=None, other_anchors=None)
-    truth = space.other_targets @ affine
+    untold = with_inputs(told, other_targets=None, other_anchors=None)
+    truth = inputs.other_targets @ affine
     assert (Kriging().rows(told) - truth).norm() < 0.7 * (Kriging().rows(untold) - truth).norm()
 
 
 def test_rows_of_the_head_go_further_from_the_mean() -> None:
     problem = world(part=Part.HEAD)
-    mean = problem.base[problem.space.anchor_rows].mean(0)
+    mean = problem.base[problem.inputs.anchor_rows].mean(0)
     near, far = (Kriging(head_gain=gain).rows(problem) for gain in (1.0, 1.5))
     torch.testing.assert_close(far - mean, 1.5 * (near - mean))
     entry = dataclasses.replace(problem, part=Part.INPUT)
@@ -233,18 +233,18 @@ def test_missing_tokens_are_cut_as_the_base_cuts_them() -> None:
 
 def test_texts_are_asked_for() -> None:
     with pytest.raises(ValueError, match=r"kriging needs the tokens' texts"):
-        Kriging().rows(with_space(world(), texts=None))
+        Kriging().rows(with_inputs(world(), texts=None))
 
 
 def test_control_tokens_and_tokens_that_cannot_be_spelled_get_rows() -> None:
     problem = world()
-    blank = dataclasses.replace(problem.space.texts, missing=[None] * problem.space.missing)
-    rows = Kriging().rows(with_space(problem, texts=blank))
+    blank = dataclasses.replace(problem.inputs.texts, missing=[None] * problem.inputs.missing)
+    rows = Kriging().rows(with_inputs(problem, texts=blank))
     assert rows.isfinite().all()
     assert not torch.allclose(rows, Kriging().rows(problem))
 
 
-def numbers(part: Part) -> Problem:
+def numbers(part: Part) -> MissingRows:
     """A base with the ten digits and one pair, and a donor that writes numbers as one token."""
     base: list[bytes | None] = [
         *(bytes([c]) for c in b"0123456789"),
@@ -256,10 +256,10 @@ def numbers(part: Part) -> Problem:
     ]
     missing = [b"123", b" 90", b"778", b"4b", b"bb", b"5 6"]
     rows = random_base(len(base) + len(missing), 9, seed=5)
-    return Problem(
+    return MissingRows(
         part=part,
         base=random_base(len(base), 12, seed=6),
-        space=CodingInputs(
+        inputs=CodingInputs(
             missing=len(missing),
             anchor_rows=torch.arange(len(base)),
             targets=rows[len(base) :],
@@ -286,11 +286,11 @@ def test_a_broken_row_of_a_digit_spoils_no_number() -> None:
     problem = numbers(Part.INPUT)
     broken = problem.base.clone()
     broken[2] = float("nan")
-    space = problem.space
+    inputs = problem.inputs
     kept = torch.arange(len(broken)) != 2
-    without = with_space(
+    without = with_inputs(
         dataclasses.replace(problem, base=broken),
-        anchors=space.anchors[kept],
-        anchor_rows=space.anchor_rows[kept],
+        anchors=inputs.anchors[kept],
+        anchor_rows=inputs.anchor_rows[kept],
     )
     assert Kriging().rows(without).isfinite().all()

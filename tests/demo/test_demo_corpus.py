@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from mergekit_omp.demo.corpus import Corpus, CorpusSpec, Kind, standard_library_corpus
+from mergekit_omp.demo.corpus import Corpus, CorpusSpec, TextKind, standard_library_corpus
 
 SMALL = CorpusSpec(keep_every=24, held_out_every=10)
 
@@ -31,7 +31,7 @@ def test_is_the_same_every_time(corpus):
 
 def test_holds_every_kind_on_both_sides(corpus):
     for documents in (corpus.train, corpus.held_out):
-        assert {document.kind for document in documents} == set(Kind)
+        assert {document.kind for document in documents} == set(TextKind)
     sizes = [sum(len(d.text) for d in side) for side in (corpus.train, corpus.held_out)]
     assert sizes[0] > 5 * sizes[1] > 0
 
@@ -53,7 +53,7 @@ def test_sums_are_right(corpus):
     lines = [
         line
         for document in corpus.train
-        if document.kind == Kind.SUMS
+        if document.kind == TextKind.SUMS
         for line in document.text.splitlines()
     ]
     assert len(lines) > 100
@@ -70,7 +70,7 @@ def test_sums_are_right(corpus):
 def test_documents_are_cut_and_none_is_empty(corpus):
     for document in (*corpus.train, *corpus.held_out):
         assert document.text.strip()
-    prose = [d for d in corpus.train if d.kind == Kind.PROSE]
+    prose = [d for d in corpus.train if d.kind == TextKind.PROSE]
     # Paragraphs are not cut, so a document may be longer than asked for, but few are.
     longer = [d for d in prose if len(d.text) > SMALL.document_characters + 2]
     assert len(longer) < len(prose) / 10

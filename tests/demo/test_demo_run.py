@@ -13,7 +13,7 @@ from small_demo import SMALL_DEMO
 import mergekit_omp
 from mergekit_omp.cli import main
 from mergekit_omp.demo import run as demo_run
-from mergekit_omp.demo.corpus import Kind
+from mergekit_omp.demo.corpus import TextKind
 from mergekit_omp.demo.run import RUNS, CommandFailed, Run, run_demo
 from mergekit_omp.demo.table import WIDTH, Row, rendered, wrapped
 
@@ -36,7 +36,7 @@ def test_swaps_and_reports(cache, tmp_path):
     # Matching by bytes finds what matching by strings misses.
     assert omp.copied > alone.copied
     assert all(0 < row.bits_per_byte < 20 for row in rows)
-    assert set(base.by_kind) == set(Kind)
+    assert set(base.by_kind) == set(TextKind)
     assert rendered(rows) in "\n".join(said)
     assert "$ mergekit-yaml omp.yml omp" in printed
     too_long = [line for line in printed if len(line) > WIDTH and str(cache) not in line]
@@ -125,8 +125,8 @@ def test_help_does_not_wait_for_torch():
 
 def test_the_table_fits_a_terminal():
     rows = [
-        Row("base, own tokenizer", 2.0, dict.fromkeys(Kind, 2.0)),
-        Row("mergekit-tokensurgeon", 12.3456, dict.fromkeys(Kind, 10.0), 99999, 99999, 1234.56),
+        Row("base, own tokenizer", 2.0, dict.fromkeys(TextKind, 2.0)),
+        Row("mergekit-tokensurgeon", 12.3456, dict.fromkeys(TextKind, 10.0), 99999, 99999, 1234.56),
     ]
     lines = rendered(rows).splitlines()
     assert all(len(line) <= WIDTH for line in lines)

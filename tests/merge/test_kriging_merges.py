@@ -12,7 +12,7 @@ import torch
 from merges import swap
 from small_models import load, matrices
 
-from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.vocabulary import Vocabulary, align
 
@@ -36,9 +36,9 @@ def test_a_swap_is_the_library_on_both_of_the_donors_matrices(
     missing = torch.from_numpy(np.flatnonzero(found.source < 0))
     entry, head = matrices(donor)
     for i, part in enumerate((Part.INPUT,) if base_tied else (Part.INPUT, Part.HEAD)):
-        space, other = (entry, head) if part == Part.INPUT and not base_tied else (head, entry)
+        inputs, other = (entry, head) if part == Part.INPUT and not base_tied else (head, entry)
         # A new model's row of the padding token is zero, and no anchor; nor is it approximated.
-        usable = (space != 0).any(1)
+        usable = (inputs != 0).any(1)
         old = matrices(base)[i]
         here = found.anchors & usable.numpy() & (old != 0).any(1).numpy()[found.source]
         anchors = torch.from_numpy(np.flatnonzero(here))
@@ -50,14 +50,14 @@ def test_a_swap_is_the_library_on_both_of_the_donors_matrices(
             segment_in_base=of_base.segment,
             segment_in_donor=of_donor.segment,
         )
-        problem = Problem(
+        problem = MissingRows(
             part=part,
             base=old,
-            space=CodingInputs(
+            inputs=CodingInputs(
                 missing=len(rows),
                 anchor_rows=torch.from_numpy(found.source[anchors.numpy()]),
-                targets=space[rows],
-                anchors=space[anchors],
+                targets=inputs[rows],
+                anchors=inputs[anchors],
                 other_targets=None if donor_tied else other[rows],
                 other_anchors=None if donor_tied else other[anchors],
                 texts=texts,

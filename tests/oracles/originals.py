@@ -23,7 +23,7 @@ from langsfer.high_level import clp_transfer
 from safetensors.torch import save_file
 from wechsel import create_target_embeddings
 
-from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts
+from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
 from mergekit_omp.approximation.clp import Clp
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.wechsel import Wechsel
@@ -90,15 +90,15 @@ def base() -> torch.Tensor:
     return torch.randn(len(BASE), WIDTH, generator=torch.Generator().manual_seed(1))
 
 
-def problem(base: torch.Tensor, vectors: dict[str, np.ndarray] | None) -> Problem:
+def problem(base: torch.Tensor, vectors: dict[str, np.ndarray] | None) -> MissingRows:
     """The missing tokens, with `vectors` as donor rows, or with texts alone."""
     rows = None
     if vectors is not None:
         rows = torch.from_numpy(np.stack([vectors[word] for word in DONOR])).to(base.dtype)
-    return Problem(
+    return MissingRows(
         part=Part.INPUT,
         base=base,
-        space=CodingInputs(
+        inputs=CodingInputs(
             missing=len(MISSING),
             anchor_rows=torch.tensor([BASE.index(word) for word in SHARED]),
             targets=None if rows is None else rows[[DONOR.index(word) for word in MISSING]],
