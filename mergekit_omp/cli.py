@@ -1,4 +1,4 @@
-"""The command `mergekit-omp`. Merges themselves are plain `mergekit-yaml`.
+"""The command `mergekit-omp`. Merges themselves are mergekit's: `swap` writes a config for one.
 
 Commands import what they need when they run, so that `--help` is immediate.
 """
@@ -13,8 +13,9 @@ from mergekit_omp.commands.demo import demo
 from mergekit_omp.commands.evaluate import evaluate
 from mergekit_omp.commands.inspect import inspect
 from mergekit_omp.commands.report import report
+from mergekit_omp.commands.swap import swap
 
-NEED_THE_PLUGIN = ("inspect", "report")
+NEED_THE_PLUGIN = ("inspect", "report", "swap")
 """Commands that plan a merge, and so need the methods to be registered."""
 
 
@@ -37,3 +38,4 @@ main.add_command(demo)
 main.add_command(evaluate)
 main.add_command(inspect)
 main.add_command(report)
+main.add_command(swap)

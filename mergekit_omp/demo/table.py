@@ -23,7 +23,6 @@ class Row:
     by_kind: dict[TextKind, float]
     copied: int | None = None
     new: int | None = None
-    seconds: float | None = None
 
 
 def rendered(rows: Sequence[Row]) -> str:
@@ -32,16 +31,14 @@ def rendered(rows: Sequence[Row]) -> str:
     lines = [
         f"{'':22}{'token rows':>14}  {'bits per byte, held-out text':>32}",
         f"{'':22}{'copied':>7}{'new':>7}  "
-        + "".join(f"{name:>8}" for name in ("all", *(kind.value for kind in kinds)))
-        + f"{'seconds':>9}",
-        "-" * WIDTH,
+        + "".join(f"{name:>8}" for name in ("all", *(kind.value for kind in kinds))),
+        "-" * (38 + 8 * (1 + len(kinds))),
     ]
     for row in rows:
         numbers = (row.bits_per_byte, *(row.by_kind[kind] for kind in kinds))
         lines.append(
             f"{row.label:22}{_count(row.copied):>7}{_count(row.new):>7}  "
             + "".join(f"{number:>8.3f}" for number in numbers)
-            + f"{'' if row.seconds is None else format(row.seconds, '.1f'):>9}"
         )
     return "\n".join(line.rstrip() for line in lines)
 

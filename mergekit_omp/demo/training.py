@@ -73,9 +73,22 @@ def train_model(
     # Only now: made with it, the model would hold that row at zero.
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     if training.steps:
-        stream = _token_stream(tokenizer, texts)
-        _fit(model, training, stream, progress_line=progress_line, label=label)
+        train_further(model, training, tokenizer, texts, progress_line=progress_line, label=label)
     return model.eval()
+
+
+def train_further(
+    model: LlamaForCausalLM,
+    training: Training,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    progress_line: int | None = None,
+    label: str = "training",
+) -> None:
+    """Trains a model in place, as `train_model` trains a new one. Raises what it raises."""
+    stream = _token_stream(tokenizer, texts)
+    _fit(model, training, stream, progress_line=progress_line, label=label)
 
 
 def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -175,3 +176,25 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
         html = (tmp_path / "api" / f"{page.stem}.html").read_text(encoding="utf-8")
         for name in names:
             assert f'id="{module}.{name}"' in html
+
+
+def test_pictures_are_drawn_from_the_tables_as_they_are() -> None:
+    spec = importlib.util.spec_from_file_location("pictures", DOCS / "pictures.py")
+    assert spec is not None and spec.loader is not None
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    for path, svg in pictures.drawn().items():
+        assert path.read_text(encoding="utf-8") == svg, f"run python docs/pictures.py: {path.name}"
+        ElementTree.fromstring(svg)
+
+
+def test_the_best_method_is_the_first_that_a_newcomer_meets() -> None:
+    """And no `k` is written where the default is better."""
+    for page in (ROOT / "README.md", DOCS / "index.md", DOCS / "quick-start.md"):
+        methods = [yaml.safe_load(block)["merge_method"] for block in blocks(page, "yaml")]
+        assert methods and all(method.startswith("kriging") for method in methods), page.name
+    for path in (ROOT / "configs").glob("*.yml"):
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if config["merge_method"].partition("+")[0] != "kriging":
+            assert path.stem == "domain-vocabulary", "without a donor's weights"
+        assert "k" not in config.get("parameters", {})

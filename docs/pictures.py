@@ -1,0 +1,103 @@
+"""Draws the bar charts of the documentation from the tables in it: `python docs/pictures.py`.
+
+The figures stand once, in the tables that `mergekit-omp demo` and `python -m benchmarks.quality`
+print, and the pictures are drawn from these. The test suite checks that they are up to date.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+ASSETS = DOCS / "assets"
+
+_STYLE = """
+    .bars { --ink: var(--md-default-fg-color, #24292f); --soft: var(--md-default-fg-color--light, #57606a); --bar: var(--md-default-fg-color--lighter, #b4bac2); --mark: var(--md-typeset-a-color, #4051b5); }
+    @media (prefers-color-scheme: dark) { .bars { --ink: var(--md-default-fg-color, #d7dae0); --soft: var(--md-default-fg-color--light, #9aa1ab); --bar: var(--md-default-fg-color--lighter, #4a505a); --mark: var(--md-typeset-a-color, #8ea2ff); } }
+    .bars text { fill: var(--ink); font-family: system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; font-size: 14px; }
+    .bars .end { text-anchor: end; }
+    .bars .small { fill: var(--soft); font-size: 13px; }
+    .bars .other { fill: var(--bar); }
+    .bars .best { fill: var(--mark); }
+"""
+_WIDTH, _LABELS, _NUMBERS, _STEP = 480, 178, 52, 30
+
+
+def bars(
+    name: str, title: str, unit: str, rows: Sequence[tuple[str, float]], best: str, start: float = 0
+) -> str:
+    """An SVG of horizontal bars from `start`, with each number at its end; `best` has the colour."""
+    room = _WIDTH - _LABELS - _NUMBERS
+    scale = room / (max(value for _, value in rows) - start)
+    height = _STEP * len(rows) + 44
+    said = "; ".join(f"{label}: {value:g}" for label, value in rows)
+    lines = [
+        f'<svg class="drawing bars" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
+        f'role="img" aria-labelledby="{name}-title {name}-description">',
+        f'  <title id="{name}-title">{escape(title)}</title>',
+        f'  <desc id="{name}-description">{escape(said)}</desc>',
+        f"  <style>{_STYLE}  </style>",
+        f'  <text class="small" x="{_LABELS}" y="18">{escape(unit)}</text>',
+    ]
+    for at, (label, value) in enumerate(rows):
+        top = 28 + at * _STEP
+        length = max(1.0, (value - start) * scale)
+        kind = "best" if label == best else "other"
+        lines += [
+            f'  <text class="end" x="{_LABELS - 10}" y="{top + 16}">{escape(label)}</text>',
+            f'  <rect class="{kind}" x="{_LABELS}" y="{top + 2}" width="{length:.1f}" height="20" rx="3"/>',
+            f'  <text x="{_LABELS + length + 8:.1f}" y="{top + 16}">{value:.2f}</text>',
+        ]
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def demo(readme: str) -> str:
+    """Bits per byte before and after, from the demo's table in the README."""
+    (table,) = re.findall(r"^-{70}\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    rows = []
+    for line in table.splitlines():
+        # The label has 22 columns and the two counts of rows 14.
+        rows.append((line[:22].strip(), float(line[36:].split()[0])))
+    names = {"base, own tokenizer": "before, own tokenizer"}
+    return bars(
+        "demo",
+        "Bits per byte before and after a swap",
+        "bits per byte of held-out text: lower is better",
+        [(names.get(label, label), value) for label, value in rows],
+        "kriging",
+    )
+
+
+def recovery(quality: str) -> str:
+    """What each method wins over zero rows, from the last column of quality.md's first results."""
+    (table,) = re.findall(
+        r"^\| bits per byte \|.*recovery / omp 64 \|\n\|.*\n((?:\|.*\n)+)", quality, re.MULTILINE
+    )
+    rows = []
+    for line in table.splitlines():
+        name, *_, won = (cell.strip(" *") for cell in line.strip("|").split("|"))
+        if won and float(won) > 0 and "," not in name:
+            rows.append(({"omp 64": "omp, as in the paper"}.get(name, name), float(won)))
+    return bars(
+        "recovery",
+        "What each method wins back",
+        "won over zero rows; the paper's omp is 1: higher is better",
+        sorted(rows, key=lambda row: -row[1]),
+        "kriging",
+    )
+
+
+def drawn() -> dict[Path, str]:
+    """Each picture, by the file that it belongs in."""
+    return {
+        ASSETS / "demo.svg": demo((DOCS.parent / "README.md").read_text(encoding="utf-8")),
+        ASSETS / "recovery.svg": recovery((DOCS / "quality.md").read_text(encoding="utf-8")),
+    }
+
+
+if __name__ == "__main__":
+    for path, svg in drawn().items():
+        path.write_text(svg, encoding="utf-8")
