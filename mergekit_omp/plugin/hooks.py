@@ -2,10 +2,10 @@
 
 It registers the merge methods and wraps places that do what they did before unless the config's
 merge method is one of ours: how a plan is made (`MergePlanner.__init__`, `_plan`, `plan_tensor`,
-`plan_to_disk`), the order of models (`referenced_models`), and, in `mergekit.merge`, the
-vocabulary size that is written to the config (`_update_config_vocab`), the model card
-(`generate_card`) and the last step of a merge (`_copy_tagalong_files`), after which the summary
-is due.
+`plan_to_disk`, `plan_in_memory`), the order of models (`referenced_models`), and, in
+`mergekit.merge`, the vocabulary size that is written to the config (`_update_config_vocab`), the
+model card (`generate_card`) and the last step of a merge (`_copy_tagalong_files`), after which
+the summary is due.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import importlib.metadata
 import logging
 import os
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
@@ -26,21 +25,6 @@ SUPPORTED = "mergekit>=0.1.5,<0.2"
 _FIRST, _BEYOND = Version("0.1.5"), Version("0.2")
 
 _active = False
-
-
-@dataclass(frozen=True, eq=False)
-class _Merge:
-    """A merge that has been planned."""
-
-    config: Any
-    out_path: str
-    record: dict[str, Any]
-    """`tokenizer_transplant.json`, which the merge completes as it runs."""
-    transplant: Any
-
-
-# Merges planned and not yet finished.
-_under_way: list[_Merge] = []
 
 
 class ActivatingLoader:
@@ -164,7 +148,7 @@ def _wrap_planner() -> None:
     from mergekit_omp.models.completeness import complete_architecture
     from mergekit_omp.plugin.chat_template import set_chat_template
     from mergekit_omp.record.summary import planned_facts
-    from mergekit_omp.transplant import log as merge_log
+    from mergekit_omp.transplant import merge as merges
     from mergekit_omp.transplant.config import models_in_order, parameter_errors
     from mergekit_omp.transplant.layers import set_layers
     from mergekit_omp.transplant.methods import find
@@ -174,17 +158,19 @@ def _wrap_planner() -> None:
     original_plan = MergePlanner._plan
     original_plan_tensor = MergePlanner.plan_tensor
     original_to_disk = MergePlanner.plan_to_disk
+    original_in_memory = MergePlanner.plan_in_memory
 
     @functools.wraps(original_init)
     def __init__(self: Any, config: Any, arch_info: Any, options: Any, out_model_config: Any):  # type: ignore[no-untyped-def]
         self._transplant = None
+        merges.end()
         method = find(config.merge_method)
         if method is None:
             original_init(self, config, arch_info, options, out_model_config)
             return
         _wrap_merge()
-        merge_log.begin(quiet=options.quiet)
-        with merge_log.log_scope():
+        merge = merges.begin(quiet=options.quiet)
+        with merge.log.scope():
             models = models_in_order(config)
             base = config.base_model or models[0]
             complete = complete_architecture(
@@ -197,7 +183,7 @@ def _wrap_planner() -> None:
             )
             arch_info = complete.architecture
             set_layers(out_model_config, base.config(options.trust_remote_code), config)
-            transplant = TransplantPlan(config, method, options, arch_info, out_model_config)
+            transplant = TransplantPlan(config, method, options, arch_info, out_model_config, merge)
             for warning in complete.warnings:
                 transplant.warnings.add(warning)
             set_chat_template(config, transplant.tokenizer)
@@ -217,28 +203,47 @@ def _wrap_planner() -> None:
     def _plan(self: Any) -> None:
         original_plan(self)
         if self._transplant is not None:
-            with merge_log.log_scope():
+            with self._transplant.merge.log.scope():
                 self._tensors = self._transplant.align(self._tensors)
 
     @functools.wraps(original_to_disk)
     def plan_to_disk(self: Any, out_path: str) -> Any:
-        if self._transplant is None:
+        transplant = self._transplant
+        if transplant is None:
             return original_to_disk(self, out_path)
-        with merge_log.log_scope():
-            self._transplant.check_out_path(out_path)
+        with transplant.merge.log.scope():
+            transplant.check_out_path(out_path)
             tasks = original_to_disk(self, out_path)
             weights = next(task for task in tasks if isinstance(task, FinalizeModel))
-            write = self._transplant.write_task(out_path, weights)
-            _under_way[:] = [merge for merge in _under_way if merge.config is not self.config]
-            _under_way.append(_Merge(self.config, out_path, write.files.record, self._transplant))
+            write = transplant.write_task(out_path, weights)
             for fact in planned_facts(write.files.record, write.files.generation_config):
                 LOG.info("%s", fact)
+        _let_go(self)
         return [*tasks, write]
+
+    @functools.wraps(original_in_memory)
+    def plan_in_memory(self: Any) -> Any:
+        tasks = original_in_memory(self)
+        if self._transplant is not None:
+            _let_go(self)
+        return tasks
 
     MergePlanner.__init__ = __init__
     MergePlanner.plan_tensor = plan_tensor
     MergePlanner._plan = _plan
     MergePlanner.plan_to_disk = plan_to_disk
+    MergePlanner.plan_in_memory = plan_in_memory
+
+
+def _let_go(planner: Any) -> None:
+    """Leave what was planned to the tasks alone: mergekit caches planners when merges are over."""
+    planner._transplant = planner._tokenizer_task = None
+    planner._tensors = []
+    planner._plan = _planned_already
+
+
+def _planned_already() -> None:
+    raise RuntimeError("this MergePlanner has planned its merge: make another for another plan")
 
 
 def _wrap_merge() -> None:
@@ -266,16 +271,16 @@ def _wrap_vocabulary_size(merge: Any) -> None:
     """mergekit writes the number of tokens; with gaps in the ids there are more rows."""
     from mergekit.common import set_config_value
 
-    from mergekit_omp.transplant.planning import planned_rows
+    from mergekit_omp.transplant.merge import current
 
     original = merge._update_config_vocab
 
     @functools.wraps(original)
     def _update_config_vocab(config: Any, arch_info: Any, *args: Any, **kwargs: Any) -> None:
         original(config, arch_info, *args, **kwargs)
-        rows = planned_rows(config)
-        if rows is not None:
-            set_config_value(config, arch_info.vocab_size_config_key or "vocab_size", rows)
+        ours = current()
+        if ours is not None:
+            set_config_value(config, arch_info.vocab_size_config_key or "vocab_size", ours.rows)
 
     merge._update_config_vocab = _update_config_vocab
 
@@ -283,13 +288,14 @@ def _wrap_vocabulary_size(merge: Any) -> None:
 def _wrap_card(merge: Any) -> None:
     """mergekit's model card, with a section on the transplant."""
     from mergekit_omp.record.model_card import with_transplant
+    from mergekit_omp.transplant.merge import current
 
     original = merge.generate_card
 
     @functools.wraps(original)
     def generate_card(config: Any, config_yaml: str, name: str | None = None) -> str:
-        ours = next((merge for merge in _under_way if merge.config is config), None)
-        if ours is None:
+        ours = current()
+        if ours is None or ours.record is None or ours.out_path is None:
             card: str = original(config=config, config_yaml=config_yaml, name=name)
             return card
         # For `out/` mergekit has no name.
@@ -306,17 +312,20 @@ def _wrap_last_step(merge: Any) -> None:
     import click
 
     from mergekit_omp.record.summary import summary
+    from mergekit_omp.transplant import merge as merges
 
     original = merge._copy_tagalong_files
 
     @functools.wraps(original)
     def _copy_tagalong_files(merge_config: Any, out_path: str, files: Any, options: Any) -> None:
         original(merge_config, out_path, files=files, options=options)
-        ours = next((merge for merge in _under_way if merge.config is merge_config), None)
-        if ours is not None:
-            _under_way.remove(ours)
-            ours.transplant.finish(out_path)
-            if not options.quiet:
-                click.echo(summary(ours.record, out_path), err=True)
+        ours = merges.current()
+        merges.end()
+        if ours is None or ours.record is None:
+            return
+        if ours.finish is not None:
+            ours.finish(out_path)
+        if not options.quiet:
+            click.echo(summary(ours.record, out_path), err=True)
 
     merge._copy_tagalong_files = _copy_tagalong_files

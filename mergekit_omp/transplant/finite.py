@@ -11,7 +11,8 @@ from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from torch import Tensor
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.transplant import log as merge_log
+from mergekit_omp.transplant.log import MergeLog
+from mergekit_omp.transplant.row_plan import HOLDS_PLANS
 
 LOG = logging.getLogger(__name__)
 
@@ -21,6 +22,9 @@ _NUMBERS_AT_ONCE = 1 << 24
 class FiniteMerge(ExecuteMergeMethodTask):
     """mergekit's own task, with a look at what comes out in the dtype that is written."""
 
+    model_config = HOLDS_PLANS
+
+    log: MergeLog
     written_as: str | None
     """The dtype that the output casts to, if any."""
     vocabulary: bool
@@ -42,7 +46,7 @@ class FiniteMerge(ExecuteMergeMethodTask):
         what = f"{bad} of the {merged.numel()} numbers of {name} are not finite"
         cause = " in float16, which ends at 65504" if narrow else ""
         if not self.vocabulary:
-            with merge_log.log_scope(running=True):
+            with self.log.scope(running=True):
                 LOG.warning("%s%s. %s", what, cause, remedy)
             return merged
         origin = [str(m) for m, t in tensors.items() if not torch.isfinite(t).all()]
@@ -54,11 +58,11 @@ class FiniteMerge(ExecuteMergeMethodTask):
 
 
 def finite_merge(
-    task: ExecuteMergeMethodTask, *, written_as: str | None, vocabulary: bool
+    task: ExecuteMergeMethodTask, log: MergeLog, *, written_as: str | None, vocabulary: bool
 ) -> FiniteMerge:
     """`task` with that check."""
     fields = {name: getattr(task, name) for name in ExecuteMergeMethodTask.model_fields}
-    return FiniteMerge(**fields, written_as=written_as, vocabulary=vocabulary)
+    return FiniteMerge(**fields, log=log, written_as=written_as, vocabulary=vocabulary)
 
 
 def _not_finite(tensor: Tensor, dtype: torch.dtype) -> int:

@@ -6,6 +6,7 @@ and checked here, before mergekit writes anything.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +43,10 @@ from mergekit_omp.transplant.config import (
 from mergekit_omp.transplant.control import control_tokens
 from mergekit_omp.transplant.finite import finite_merge
 from mergekit_omp.transplant.inputs import MergeInputs, Warnings
+from mergekit_omp.transplant.merge import Merge
 from mergekit_omp.transplant.methods import TransplantMethod
-from mergekit_omp.transplant.other_readers import tokenizer_files
-from mergekit_omp.transplant.output_settings import output_settings
+from mergekit_omp.transplant.other_readers import TokenizerFiles, tokenizer_files
+from mergekit_omp.transplant.output_settings import OutputSettings, output_settings
 from mergekit_omp.transplant.padding import left_out_padding
 from mergekit_omp.transplant.row_planning import PlannedTensor, RowPlanner
 from mergekit_omp.transplant.tasks import AlignedVocabulary, OutputTokenizer, TransplantTokenizer
@@ -58,14 +60,6 @@ from mergekit_omp.transplant.token_warnings import ModelTokens, token_warnings
 from mergekit_omp.transplant.tying import tying
 from mergekit_omp.transplant.writing import OutputFiles, TensorStatistics, WriteTransplant
 from mergekit_omp.vocabulary import Vocabulary, digit_mismatch
-
-# Configs of outputs whose number of rows is decided here, kept alive by the reference.
-_PLANNED: list[tuple[transformers.PretrainedConfig, int]] = []
-
-
-def planned_rows(config: transformers.PretrainedConfig) -> int | None:
-    """How many rows the output with this config has, if it is one of ours."""
-    return next((rows for planned, rows in _PLANNED if planned is config), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +88,14 @@ class TransplantPlan:
         options: MergeOptions,
         arch_info: ModelArchitecture,
         out_config: transformers.PretrainedConfig,
+        merge: Merge,
     ):
         self.config = config
         self.method = method
         self.options = options
         self.arch_info = arch_info
         self.out_config = out_config
+        self.merge = merge
         self.models = models_in_order(config)
         self.base = config.base_model or self.models[0]
         self.source = tokenizer_source(config)
@@ -119,8 +115,10 @@ class TransplantPlan:
         self.rows = self._output_rows()
         overrides = resolve_overrides(settings, self.output, self.models, self.vocabularies)
         owners = [self.base] if self.source == "base" else self.models
-        self.planner = RowPlanner(self.sources, self.source, owners, overrides, self.rows)
-        _PLANNED.append((out_config, self.rows))
+        self.planner = RowPlanner(
+            self.sources, self.source, owners, overrides, self.rows, merge.log
+        )
+        merge.rows = self.rows
         set_vocabulary_size(out_config, self.rows)
 
         base = self.vocabularies.vocabulary(self.base)
@@ -172,7 +170,7 @@ class TransplantPlan:
         if not isinstance(task, ExecuteMergeMethodTask):
             return task
         dtype = weight.force_dtype or self.config.out_dtype
-        return finite_merge(task, written_as=dtype, vocabulary=vocabulary)
+        return finite_merge(task, self.merge.log, written_as=dtype, vocabulary=vocabulary)
 
     def tokens_of(self, model: ModelReference) -> ModelTokens | None:
         """What the control tokens get in one model; None where it has no vocabulary tensor."""
@@ -192,9 +190,13 @@ class TransplantPlan:
 
     def write_task(self, out_path: str, weights: FinalizeModel) -> WriteTransplant:
         """The task that writes what the output has beside mergekit's own files, after `weights`."""
-        self._tokenizer_files = tokenizer_files(self.tokenizer, self.out_config.model_type)
-        for warning in self._tokenizer_files.warnings:
+        self.merge.out_path = out_path
+        files = tokenizer_files(self.tokenizer, self.out_config.model_type)
+        for warning in files.warnings:
             self.warnings.add(warning)
+        self.merge.finish = functools.partial(
+            _for_every_reader, self.settings, self.out_config, files
+        )
         record = transplant_record(
             merge_method=self.method.spec.name,
             approximation=self.method.approximation.name,
@@ -208,6 +210,7 @@ class TransplantPlan:
         return WriteTransplant(
             out_path=out_path,
             weights=weights,
+            merge=self.merge,
             statistics=tuple(TensorStatistics(aligned=a.task) for a in self.aligned),
             files=OutputFiles(
                 record=record,
@@ -215,10 +218,6 @@ class TransplantPlan:
                 generation_config=self.settings.generation_config,
             ),
         )
-
-    def finish(self, out_path: str) -> None:
-        """Once mergekit has written its files: have every reader take them alike."""
-        self.settings.write(Path(out_path), self.out_config, self._tokenizer_files)
 
     def entries(self, model: ModelReference) -> list[dict[str, Any]]:
         """The entries of the record on one model, tensor by tensor, once `align` has run."""
@@ -237,6 +236,7 @@ class TransplantPlan:
             base_model=gather.base_model,
             vocabulary_axis=gather.vocabulary_axis,
             plans=tuple(plans),
+            log=self.merge.log,
         )
         self.aligned.append(AlignedTensor(tensor, aligned, tuple(entries)))
         return tensor.task.model_copy(update={"gather_tensors": aligned})
@@ -429,6 +429,16 @@ class TransplantPlan:
             warning = digit_mismatch(vocabulary, self.output)
             if warning is not None:
                 self.warnings.add(warning)
+
+
+def _for_every_reader(
+    settings: OutputSettings,
+    config: transformers.PretrainedConfig,
+    files: TokenizerFiles,
+    out_path: str,
+) -> None:
+    """Once mergekit has written its files: have every reader take them alike."""
+    settings.write(Path(out_path), config, files)
 
 
 def _space_of(tensor: PlannedTensor, tensors: list[PlannedTensor]) -> PlannedTensor:

@@ -26,7 +26,7 @@ from mergekit_omp.approximation.base import (
     Texts,
 )
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.transplant import log as merge_log
+from mergekit_omp.transplant.log import MergeLog
 
 HOLDS_PLANS = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
@@ -111,6 +111,7 @@ class EncodeMissing(Task[dict[str, Any]]):
     donor_axis: int
     approximation: Approximation
     coding: CodingRows
+    log: MergeLog
 
     def arguments(self) -> dict[str, Task]:
         return {} if self.donor is None else {"donor": self.donor}
@@ -124,7 +125,7 @@ class EncodeMissing(Task[dict[str, Any]]):
             donor = vocabulary_first(donor, self.donor_axis)
         inputs = self.coding.inputs(self.approximation.needs, donor)
         try:
-            with merge_log.log_scope(running=True):
+            with self.log.scope(running=True):
                 code = self.approximation.encode(inputs)
         except ValueError as error:
             raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error

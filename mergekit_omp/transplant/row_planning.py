@@ -16,6 +16,7 @@ from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.tensors import VocabularyTensor
 from mergekit_omp.transplant.config import TokenizerSource
 from mergekit_omp.transplant.inputs import MergeInputs
+from mergekit_omp.transplant.log import MergeLog
 from mergekit_omp.transplant.row_plan import ApproximatedRows, CodingRows, EncodeMissing, RowPlan
 from mergekit_omp.transplant.token_settings import Override
 from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
@@ -55,6 +56,7 @@ class RowPlanner:
         owners: list[ModelReference],
         overrides: list[Override],
         rows: int,
+        log: MergeLog,
     ):
         """`owners` are who may give a token, in their order, where `source` is no model."""
         self.sources = sources
@@ -63,6 +65,7 @@ class RowPlanner:
         self.owners = owners
         self.overrides = overrides
         self.rows = rows
+        self.log = log
         self.alignments: dict[tuple[str, ModelReference], Alignment] = {}
         """Of what has been planned, by tensor of the output and model."""
         self._codes: dict[tuple[Any, ...], EncodeMissing] = {}
@@ -275,7 +278,11 @@ class RowPlanner:
                 anchors.tobytes(),
             )
             task = EncodeMissing(
-                donor=load, donor_axis=axis, approximation=approximation, coding=coding
+                donor=load,
+                donor_axis=axis,
+                approximation=approximation,
+                coding=coding,
+                log=self.log,
             )
             encode = self._codes.setdefault(key, task)
         return ApproximatedRows(

@@ -19,7 +19,7 @@ from mergekit_omp.approximation.base import (
 )
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.pursuit import Code
-from mergekit_omp.transplant import log as merge_log
+from mergekit_omp.transplant.log import MergeLog
 from mergekit_omp.transplant.row_plan import (
     HOLDS_PLANS,
     ApproximatedRows,
@@ -52,6 +52,7 @@ class AlignedVocabulary(PermutedVocabulary):
     model_config = HOLDS_PLANS
 
     plans: tuple[RowPlan, ...]
+    log: MergeLog
 
     def arguments(self) -> dict[str, Task]:
         tasks: dict[str, Task] = {"tensors": self.gather_tensors}
@@ -93,7 +94,8 @@ class AlignedVocabulary(PermutedVocabulary):
                 {kind: inputs.get(f"{kind}_{i}_{j}") for kind in ("code", "donor", "other_matrix")}
                 for j in range(len(plan.approximated))
             ]
-            aligned = _align(plan, matrices, dtype, given)
+            with self.log.scope(running=True):
+                aligned = _align(plan, matrices, dtype, given)
             rest = tensors[plan.model].movedim(axis, 0).shape[1:]
             result[plan.model] = aligned.reshape(plan.rows, *rest).movedim(0, axis)
         return result
@@ -142,5 +144,4 @@ def _approximated(
     if other_matrix is not None:
         other_matrix = vocabulary_first(other_matrix, served.other_axis)
     inputs = served.coding.inputs(served.approximation.needs, donor, other_matrix)
-    with merge_log.log_scope(running=True):
-        return served.approximation.rows(MissingRows(part=served.part, base=base, inputs=inputs))
+    return served.approximation.rows(MissingRows(part=served.part, base=base, inputs=inputs))

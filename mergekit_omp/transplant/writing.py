@@ -17,7 +17,7 @@ from torch import Tensor
 from mergekit_omp.pursuit import Code
 from mergekit_omp.record import row_facts
 from mergekit_omp.record.id_ranges import written
-from mergekit_omp.transplant import log as merge_log
+from mergekit_omp.transplant.merge import Merge
 from mergekit_omp.transplant.row_plan import HOLDS_PLANS, EncodeMissing, vocabulary_first
 from mergekit_omp.transplant.tasks import AlignedVocabulary
 
@@ -123,6 +123,7 @@ class WriteTransplant(Task[None]):
     model_config = HOLDS_PLANS
 
     out_path: str
+    merge: Merge
     statistics: tuple[TensorStatistics, ...]
     files: OutputFiles
     weights: FinalizeModel
@@ -140,11 +141,12 @@ class WriteTransplant(Task[None]):
             for entry, measured in zip(entries, statistics[f"statistics_{i}"], strict=True):
                 entry.update(measured)
         self.files.record["warnings"] = list(
-            dict.fromkeys([*self.files.record["warnings"], *merge_log.run_warnings()])
+            dict.fromkeys([*self.files.record["warnings"], *self.merge.log.run_warnings()])
         )
         self._add_approximated_ids()
         os.makedirs(self.out_path, exist_ok=True)
         row_facts.save(self.out_path, self.files.record)
+        self.merge.record = self.files.record
         for name, content in (
             ("generation_config.json", self.files.generation_config),
             ("tokenizer_transplant.json", self.files.record),

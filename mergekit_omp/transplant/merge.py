@@ -1,0 +1,51 @@
+"""One merge, from its plan to its end: its log, and what the steps after the graph ask for.
+
+A merge is held by its plan and by its tasks alone. When they go, since it has ended or failed,
+it goes with them; two that are planned side by side have nothing in common.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from mergekit_omp.transplant.log import MergeLog
+
+
+@dataclass(eq=False)
+class Merge:
+    """What is known of one merge; the later fields are set as it proceeds."""
+
+    log: MergeLog
+    rows: int | None = None
+    """How many rows the output's vocabulary tensors have, once that is planned."""
+    out_path: str | None = None
+    """Where the output goes; None for a merge in memory."""
+    record: dict[str, Any] | None = None
+    """`tokenizer_transplant.json`, once it is written."""
+    finish: Callable[[str], None] | None = None
+    """What is left to do in the output directory after mergekit's last step."""
+
+
+_current: ContextVar[weakref.ref[Merge] | None] = ContextVar("current_merge", default=None)
+
+
+def begin(*, quiet: bool) -> Merge:
+    """A new merge, which the thread's (or asyncio task's) later steps find as `current`."""
+    merge = Merge(MergeLog(quiet=quiet))
+    _current.set(weakref.ref(merge))
+    return merge
+
+
+def current() -> Merge | None:
+    """The merge that was begun last in this context; None where it has ended, or is not ours."""
+    found = _current.get()
+    return None if found is None else found()
+
+
+def end() -> None:
+    """The context's merge is over, or one that is mergekit's alone begins."""
+    _current.set(None)
