@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +44,10 @@ class Needs(str, Enum):
     TEXT = "text"
 
 
+Segmenter: TypeAlias = Callable[[Sequence[bytes]], list[list[int]]]
+"""Cuts byte strings into tokens, whose rows it gives."""
+
+
 @dataclass(frozen=True, eq=False)
 class Texts:
     """What the tokens of a problem say, for approximations that read text.
@@ -57,9 +61,9 @@ class Texts:
     """The bytes of each row of the base's matrix."""
     donor: Sequence[bytes | None]
     """The bytes of each row of the donor's matrix."""
-    segment_in_base: Callable[[Sequence[bytes]], list[list[int]]]
+    segment_in_base: Segmenter
     """Segments byte strings with the base's tokenizer: base rows of the pieces."""
-    segment_in_donor: Callable[[Sequence[bytes]], list[list[int]]]
+    segment_in_donor: Segmenter
     """Segments byte strings with the donor's tokenizer: donor rows of the pieces."""
 
 

@@ -5,10 +5,15 @@ A merge config yields bool, int, float and str; numbers in scientific notation m
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    WrapValidator,
+)
 
 
 def _whole_number(value: Any) -> int:
@@ -38,17 +43,15 @@ PositiveFloat = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf
 """A finite number above 0."""
 
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-
-def _bytes(value: Any) -> int | None:
-    if value is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", str(value), re.IGNORECASE)
-    if isinstance(value, bool) or found is None:
+def _bytes(value: Any, parse: Callable[[Any], Any]) -> Any:
+    try:
+        amount = parse(value)
+    except ValueError:
+        amount = -1
+    if amount is not None and (isinstance(value, bool) or amount < 0):
         raise ValueError(f"{value!r} is not an amount of memory: write one such as 4GB")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+    return amount
 
 
-Bytes = Annotated[int | None, BeforeValidator(_bytes)]
-"""An amount of memory: a number of bytes, or text such as 4GB or 500MB (powers of ten)."""
+Bytes = Annotated[ByteSize | None, WrapValidator(_bytes)]
+"""An amount of memory: a number of bytes, or text such as 4GB, 500MB or 2GiB."""

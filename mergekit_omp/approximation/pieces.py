@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate, chain
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mergekit_omp.approximation.base import Texts
+from mergekit_omp.approximation.base import Segmenter, Texts
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 
@@ -66,13 +67,54 @@ def pieces_of_missing(texts: Texts) -> list[list[int]]:
 def pieces_without_itself(texts: Texts, rows: Sequence[int]) -> list[list[int]]:
     """The pieces that tokens of the base would be cut into, were they not tokens of their own.
 
-    Two halves that are tokens, where there are such: of several pairs the one whose later token
-    is the earliest, since vocabularies list tokens in the order of their merges or of their
-    frequency. Else the longest token that it begins with, and the pieces of the rest. A single
-    byte has no pieces.
+    `rows` are theirs. Two halves that are tokens, where there are such: of several pairs the one
+    whose later token is the earliest, since vocabularies list tokens in the order of their merges
+    or of their frequency. Else the longest token that it begins with, and the pieces of the rest.
+    A single byte has no pieces.
     """
     words = [texts.base[row] or b"" for row in rows]
-    known = {text for text in texts.base if text}
+    return _taken_apart(texts.segment_in_base, texts.base, words)
+
+
+def segmenter_without(
+    segment: Segmenter, content: Sequence[bytes | None], gone: Collection[int]
+) -> Segmenter:
+    """`segment` as it would be without the tokens at the rows `gone`.
+
+    `content` has the bytes of every row. Where a text is cut into a token that is gone, the
+    pieces that `pieces_without_itself` gives for it stand in its place; its bytes one by one where
+    it gives none.
+    """
+    left = [None if row in gone else text for row, text in enumerate(content)]
+    lost = sorted(gone)
+
+    @functools.cache
+    def parts() -> dict[int, list[int]]:
+        words = [content[row] or b"" for row in lost]
+        found = dict(zip(lost, _taken_apart(segment, left, words), strict=True))
+        single = [row for row, pieces in found.items() if not pieces]
+        spelled = segment([b for row in single for b in _single_bytes(content[row] or b"")])
+        at = iter(spelled)
+        for row in single:
+            pieces = [i for _ in content[row] or b"" for i in next(at)]
+            found[row] = [i for i in pieces if i != row and len(content[i] or b"") == 1]
+        return found
+
+    def expanded(row: int) -> list[int]:
+        # Pieces are shorter than what they are pieces of, so that this ends.
+        return [i for part in parts()[row] for i in expanded(part)] if row in gone else [row]
+
+    def without(pieces: Sequence[bytes]) -> list[list[int]]:
+        return [[i for row in ids for i in expanded(row)] for ids in segment(pieces)]
+
+    return without
+
+
+def _taken_apart(
+    segment: Segmenter, content: Sequence[bytes | None], words: Sequence[bytes]
+) -> list[list[int]]:
+    """The pieces of each word among the tokens of `content`, shorter than the word itself."""
+    known = {text for text in content if text}
     parts = {
         half
         for word in words
@@ -83,17 +125,21 @@ def pieces_without_itself(texts: Texts, rows: Sequence[int]) -> list[list[int]]:
     candidates = sorted(parts)
     row_of = {
         part: pieces[0]
-        for part, pieces in zip(candidates, texts.segment_in_base(candidates), strict=True)
+        for part, pieces in zip(candidates, segment(candidates), strict=True)
         if len(pieces) == 1
     }
     found = [_halves(word, row_of) for word in words]
     uncut = [i for i, pieces in enumerate(found) if not pieces and len(words[i]) > 1]
     heads = [_longest_start(words[i], row_of) for i in uncut]
     rests = [words[i][len(head) :] for i, head in zip(uncut, heads, strict=True)]
-    for i, head, rest in zip(uncut, heads, texts.segment_in_base(rests), strict=True):
+    for i, head, rest in zip(uncut, heads, segment(rests), strict=True):
         if head:
             found[i] = [row_of[head], *rest]
     return found
+
+
+def _single_bytes(word: bytes) -> list[bytes]:
+    return [word[i : i + 1] for i in range(len(word))]
 
 
 def _halves(word: bytes, row_of: Mapping[bytes, int]) -> list[int]:

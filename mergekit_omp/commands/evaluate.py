@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 
-class _ManyTexts(click.Command):
-    """Lets `--text` take several files: `--text a.txt b.txt`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        in_texts = first = False
-        for argument in args:
-            if argument == "--text":
-                in_texts = first = True
-                spread.append(argument)
-                continue
-            if argument.startswith("-"):
-                in_texts = False
-            if in_texts and not first:
-                spread.append("--text")
-            first = False
-            spread.append(argument)
-        return super().parse_args(ctx, spread)
-
-
-@click.command(cls=_ManyTexts)
+@click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1)
 @click.option(
     "--text",
     "texts",
-    metavar="FILE...",
+    metavar="PATH",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help='UTF-8 text files to predict; of .jsonl files each line\'s "text". Write models first.',
+    type=click.Path(exists=True, path_type=Path),
+    help="A UTF-8 text file to predict, or a folder of .txt and .jsonl files; of .jsonl files each "
+    'line\'s "text". Write it once for each.',
 )
 @click.option(
     "--split",
@@ -110,10 +92,10 @@ def evaluate(
 
     \b
         mergekit-omp evaluate base/ out/ --text book.txt
-        mergekit-omp evaluate out-omp/ out-mean/ --text articles/*.txt
+        mergekit-omp evaluate out-omp/ out-mean/ --text articles/ --text book.txt
     """
     if not models:
-        raise click.UsageError("name at least one model, before --text")
+        raise click.UsageError("name at least one model")
     if not texts and not tasks:
         raise click.UsageError("name a text with --text, or tasks with --tasks")
     result: dict[str, Any] = {}
@@ -166,7 +148,7 @@ def _loading(device: str, dtype: str, trust_remote_code: bool) -> Any:
 
 def _texts(
     models: tuple[str, ...],
-    texts: tuple[Path, ...],
+    texts: Sequence[Path],
     split: str,
     base: str | None,
     loading: Any,
@@ -175,7 +157,7 @@ def _texts(
     stride: int | None,
     batch_size: int | None,
 ) -> dict[str, Any]:
-    from mergekit_omp.evaluation.documents import read_documents
+    from mergekit_omp.evaluation.documents import files_in, read_documents
     from mergekit_omp.evaluation.evaluate import ReadingOptions
     from mergekit_omp.evaluation.evaluate import evaluate as evaluate_models
 
@@ -183,6 +165,7 @@ def _texts(
         if not quiet:
             click.echo(f"Warning: {message}", err=True)
 
+    texts = files_in(texts)
     read = read_documents(texts, split)
     result = evaluate_models(
         models,

@@ -25,6 +25,22 @@ class Documents:
     """One of `SPLITS`, "auto" resolved."""
 
 
+def files_in(paths: Sequence[Path]) -> list[Path]:
+    """The files that are named, and those ending in .txt or .jsonl of folders, by name.
+
+    Raises ValueError for a folder without any.
+    """
+    found: list[Path] = []
+    for path in paths:
+        files = [path]
+        if path.is_dir():
+            files = sorted(f for f in path.iterdir() if f.suffix in (".txt", ".jsonl"))
+            if not files:
+                raise ValueError(f"{path} holds no .txt or .jsonl file: name a folder that does")
+        found += files
+    return found
+
+
 def read_documents(paths: Sequence[Path], split: str = "auto") -> Documents:
     """The documents of text files; of `.jsonl` files each line's "text" is one.
 

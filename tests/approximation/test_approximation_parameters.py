@@ -265,13 +265,19 @@ def test_rescaling_the_mean_gives_it_the_median_norm() -> None:
 
 @pytest.mark.parametrize(
     ("text", "amount"),
-    [("4GB", 4 * 10**9), ("500 mb", 5 * 10**8), (123456, 123456), ("1.5G", 15 * 10**8)],
+    [
+        ("4GB", 4 * 10**9),
+        ("500 mb", 5 * 10**8),
+        (123456, 123456),
+        ("2GiB", 2 << 30),
+        ("1.5G", 15 * 10**8),
+    ],
 )
 def test_memory_is_an_amount(text: str | int, amount: int) -> None:
     assert Omp(memory=text).memory == amount
 
 
-@pytest.mark.parametrize("text", ["much", True, "-4GB", "4 apples"])
+@pytest.mark.parametrize("text", ["much", True, -4, "-4GB", "4 apples", [4]])
 def test_memory_that_is_no_amount(text: object) -> None:
     with pytest.raises(ValidationError, match="such as 4GB"):
         Omp(memory=text)

@@ -197,7 +197,7 @@ def test_the_terminal_shows_a_table_of_80_columns_and_who_beats_whom(
     folder: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(folder)
-    done = run("mean", "zero", "--text", "text.txt", "text.txt", "--split", "line")
+    done = run("mean", "zero", "--text", "text.txt", "--text", "text.txt", "--split", "line")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
@@ -214,8 +214,12 @@ def test_the_terminal_shows_a_table_of_80_columns_and_who_beats_whom(
 def test_the_installed_command_takes_several_files_and_tells_progress_apart(
     folder: Path,
 ) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "a.txt").write_text(TEXT, encoding="utf-8")
+    (folder / "more" / "b.jsonl").write_text(json.dumps({"text": "A line."}))
+    (folder / "more" / "notes.md").write_text("Not a text to read.")
     command = Path(sys.executable).with_name("mergekit-omp")
-    arguments = ["mean", "--text", "text.txt", "text.txt", "--json", "--device", "cpu"]
+    arguments = ["mean", "--text", "text.txt", "--text", "more", "--json", "--device", "cpu"]
     done = subprocess.run(
         [str(command), "evaluate", *arguments],
         cwd=folder,
@@ -225,8 +229,8 @@ def test_the_installed_command_takes_several_files_and_tells_progress_apart(
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["text"]["files"] == ["text.txt", "text.txt"]
-    assert result["text"]["bytes"] == 2 * len(TEXT.encode())
+    assert result["text"]["files"] == ["text.txt", "more/a.txt", "more/b.jsonl"]
+    assert result["text"]["bytes"] == 2 * len(TEXT.encode()) + len("A line.")
     assert "Traceback" not in done.stderr
 
 
@@ -238,6 +242,7 @@ def test_the_installed_command_takes_several_files_and_tells_progress_apart(
         (["mean", "--text", "latin.txt"], "latin.txt is not UTF-8 text (byte 1)"),
         (["mean", "--text", "empty.txt"], "no text in empty.txt"),
         (["mean", "--text", "missing.txt"], "'missing.txt' does not exist"),
+        (["mean", "--text", "hollow"], "hollow holds no .txt or .jsonl file"),
         (["mean", "--text", "text.txt", "--context", "257"], "has 256 positions: write a number"),
         (["mean", "--text", "text.txt", "--stride", "300"], "stride is 300"),
         (["mean", "--text", "text.txt", "--device", "abacus"], "'abacus' cannot be used"),
@@ -251,6 +256,7 @@ def test_bad_input_is_named(
     monkeypatch.chdir(folder)
     Path("latin.txt").write_bytes(b"a\xe4")
     Path("empty.txt").write_text(" \n")
+    Path("hollow").mkdir(exist_ok=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     done = run(*arguments)
     assert done.exit_code != 0

@@ -58,6 +58,10 @@ def test_a_hidden_token_is_spelt_by_others(real_tokenizer: object) -> None:
     for text, ids in zip(found.missing, pieces, strict=True):
         assert not set(ids) & set(spelled)
         assert b"".join(vocabulary.content[i] or b"" for i in ids) == text
+    texts = [b"The value of an object", b" whatever the caller wants", "Straße".encode()]
+    for text, ids in zip(texts, found.segment_in_base(texts), strict=True):
+        assert not set(ids) & set(spelled)
+        assert b"".join(vocabulary.content[i] or b"" for i in ids) == text
     assert all(found.base[i] is None for i in spelled)
 
 
