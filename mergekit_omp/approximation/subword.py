@@ -24,8 +24,8 @@ Rule = Literal["mean", "first", "last", "weighted"]
 class Subword(Approximation, frozen=True):
     """A weighted mean of the base's rows of the pieces of each missing token.
 
-    `weighted` halves the weight from piece to piece: from the first on for the head, from the
-    last back for the input. Control tokens are never spelled out: they, and tokens that the base
+    `weighted` multiplies the weight by `decay` from piece to piece: from the first on for the head,
+    from the last back for the input. Control tokens are never spelled out: they, and tokens that the base
     cannot segment, get the mean of the base's matrix. A tied matrix follows `input`, a head's
     bias follows `head`.
     """
@@ -37,6 +37,12 @@ class Subword(Approximation, frozen=True):
         default="mean", description="How pieces combine in the input embedding (and a tied head)."
     )
     head: Rule = Field(default="weighted", description="How pieces combine in the output head.")
+    decay: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="What a piece weighs beside the one before it, with `weighted`.",
+    )
 
     @property
     def needs(self) -> frozenset[Needs]:
@@ -61,12 +67,12 @@ class Subword(Approximation, frozen=True):
         rows = mean_row(base).repeat(problem.inputs.missing, 1)
         places = torch.tensor(list(segmented), dtype=torch.int64, device=base.device)
         segments = list(segmented.values())
-        weights = [_weights(rule, len(pieces), into_input) for pieces in segments]
+        weights = [_weights(rule, len(pieces), self.decay, into_input) for pieces in segments]
         rows[places] = combine_pieces(base, segments, weights)
         return rows
 
 
-def _weights(rule: Rule, count: int, into_input: bool) -> list[float]:
+def _weights(rule: Rule, count: int, decay: float, into_input: bool) -> list[float]:
     """A weight for each of `count` pieces; they sum to 1."""
     if rule == "mean":
         weights = [1.0] * count
@@ -75,7 +81,7 @@ def _weights(rule: Rule, count: int, into_input: bool) -> list[float]:
     elif rule == "last":
         weights = [0.0] * (count - 1) + [1.0]
     else:
-        weights = [0.5**i for i in range(count)]
+        weights = [decay**i for i in range(count)]
         if into_input:
             weights.reverse()
     total = sum(weights)

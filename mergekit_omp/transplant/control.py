@@ -111,8 +111,8 @@ def control_tokens(
         source: str | None = None
         source_model: ModelReference | None = None
         if i in overrides:
-            source_model, row = overrides[i]
-            fate, source = Fate.OVERRIDE, _override_source(vocabularies, source_model, row)
+            source_model, rows = overrides[i]
+            fate, source = Fate.OVERRIDE, _override_source(vocabularies, source_model, rows)
         elif i in copied:
             fate = Fate.ROLE if alignment.match[i] == Match.ROLE else Fate.STRING
             source = model.strings[int(alignment.source[i])]
@@ -125,12 +125,14 @@ def control_tokens(
     return found
 
 
-def _override_source(vocabularies: Vocabularies, model: ModelReference | None, row: int) -> str:
+def _override_source(
+    vocabularies: Vocabularies, model: ModelReference | None, rows: tuple[int, ...]
+) -> str:
     if model is None:
         return "a row of zeros"
     strings = vocabularies.vocabulary(model).strings
-    named = strings[row] if row < len(strings) else None
-    return f"id {row}" if named is None else named
+    named = [(strings[row] if row < len(strings) else None) or f"id {row}" for row in rows]
+    return named[0] if len(named) == 1 else f"the mean of {' '.join(named)}"
 
 
 def unmatched(tokens: Iterable[ControlToken]) -> list[ControlToken]:

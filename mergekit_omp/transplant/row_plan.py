@@ -96,8 +96,8 @@ class RowPlan:
     approximated: tuple[ApproximatedRows, ...]
     without_donor_row: np.ndarray
     """Output ids that no donor has a usable row for: they get the mean of the model's rows."""
-    overrides: tuple[tuple[int, ModelReference | None, int], ...]
-    """(output id, model, row) from `tokenizer: tokens:`; a row of zeros without a model."""
+    overrides: tuple[tuple[int, ModelReference | None, tuple[int, ...]], ...]
+    """(output id, model, rows) from `tokenizer: tokens:`: their mean; zeros without a model."""
     padding: np.ndarray
     """Output ids without a token: they get the mean of the token rows, as mergekit does."""
 

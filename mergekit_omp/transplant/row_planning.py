@@ -149,7 +149,7 @@ class RowPlanner:
                 approximated=tuple(approximated),
                 without_donor_row=without_donor_row,
                 overrides=tuple(
-                    (o.output_id, o.model, self._override_row(o, tensor)) for o in overrides
+                    (o.output_id, o.model, self._override_rows(o, tensor)) for o in overrides
                 ),
                 padding=np.concatenate(
                     [
@@ -297,21 +297,22 @@ class RowPlanner:
             other_axis=(other_matrix.weight.vocabulary_axis or 0) if other_matrix else 0,
         )
 
-    def _override_row(self, override: Override, tensor: PlannedTensor) -> int:
+    def _override_rows(self, override: Override, tensor: PlannedTensor) -> tuple[int, ...]:
         if override.model is None:
-            return 0
+            return ()
         if override.model not in tensor.models:
             raise TransplantError(
                 f"`tokens:` takes the row of {override.token!r} from {override.model}, which has "
                 f"no {tensor.weight.name}."
             )
         count = self.sources.rows(tensor.models[override.model]).count
-        if not 0 <= override.row < count:
-            raise TransplantError(
-                f"`tokens:` takes the row of {override.token!r} from id {override.row} of "
-                f"{override.model}, whose {tensor.weight.name} has {count} rows."
-            )
-        return override.row
+        for row in override.rows:
+            if not 0 <= row < count:
+                raise TransplantError(
+                    f"`tokens:` takes the row of {override.token!r} from id {row} of "
+                    f"{override.model}, whose {tensor.weight.name} has {count} rows."
+                )
+        return override.rows
 
     def _warn_of_mean_rows(
         self, without_donor_row: np.ndarray, models: list[ModelReference]

@@ -17,6 +17,7 @@ from mergekit_omp.approximation.base import (
     AnchorCoding,
     MissingRows,
 )
+from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.pursuit import Code
 from mergekit_omp.transplant.log import MergeLog
@@ -119,8 +120,14 @@ def _align(
         aligned[index(served.rows)] = rows.to(base.device, aligned.dtype)
     if len(plan.without_donor_row):
         aligned[index(plan.without_donor_row)] = finite_mean(base).to(aligned.dtype)
-    for row, model, source in plan.overrides:
-        aligned[row] = 0 if model is None else matrices[model][source].to(aligned.dtype)
+    for row, model, sources in plan.overrides:
+        if model is None:
+            aligned[row] = 0
+        elif len(sources) == 1:
+            aligned[row] = matrices[model][sources[0]].to(aligned.dtype)
+        else:
+            wide = matrices[model][list(sources)].to(working_dtype(aligned))
+            aligned[row] = wide.mean(0).to(aligned.dtype)
     if len(plan.padding):
         kept = torch.ones(plan.rows, dtype=torch.bool, device=base.device)
         kept[index(plan.padding)] = False

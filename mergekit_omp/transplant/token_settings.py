@@ -11,7 +11,7 @@ from mergekit.tokenizer.config import ModelTokenEmbedding, TokenEmbeddingConfig,
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.tokenizers import Vocabularies
-from mergekit_omp.vocabulary import Vocabulary
+from mergekit_omp.vocabulary import Kind, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Override:
     token: str
     model: ModelReference | None
     """None for a row of zeros."""
-    row: int
+    rows: tuple[int, ...]
+    """One row of the model, or several whose mean is written."""
     force: bool
 
 
@@ -77,7 +78,7 @@ def resolve_overrides(
         if source is None:
             continue
         if isinstance(source, ZeroEmbedding):
-            overrides.append(Override(ids[token], token, None, 0, setting.force))
+            overrides.append(Override(ids[token], token, None, (), setting.force))
             continue
         model = source.model if isinstance(source, ModelTokenEmbedding) else source
         if model not in models:
@@ -91,13 +92,28 @@ def resolve_overrides(
         if isinstance(source, ModelTokenEmbedding):
             wanted = source.token if source.token is not None else source.token_id
         if isinstance(wanted, str):
-            if wanted not in vocabulary.strings:
+            rows = _rows_of(wanted, vocabulary, vocabularies.tokenizer(model))
+            if not rows:
                 raise TransplantError(
                     f"`tokens:` takes the row of {token!r} from the token {wanted!r} of {model}, "
                     "which that model's tokenizer does not have."
                 )
-            row = vocabulary.strings.index(wanted)
         else:
-            row = wanted
-        overrides.append(Override(ids[token], token, model, row, setting.force))
+            rows = (wanted,)
+        overrides.append(Override(ids[token], token, model, rows, setting.force))
     return overrides
+
+
+def _rows_of(
+    wanted: str, vocabulary: Vocabulary, tokenizer: transformers.PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """The row of a token, or those of a sequence such as `<|im_start|>user`; none for neither.
+
+    A sequence has a control token in it: a misspelt token has none, and stays an error.
+    """
+    if wanted in vocabulary.strings:
+        return (vocabulary.strings.index(wanted),)
+    control = (vocabulary.strings[i] for i in (vocabulary.kinds == Kind.CONTROL).nonzero()[0])
+    if not any(string and string in wanted for string in control):
+        return ()
+    return tuple(tokenizer(wanted, add_special_tokens=False)["input_ids"])

@@ -55,6 +55,16 @@ def test_defaults_are_mean_for_the_input_and_front_loaded_for_the_head() -> None
     assert head.tolist() == pytest.approx([0, 8 / 3, 4 / 3, 0, 0, 0])
 
 
+@pytest.mark.parametrize(
+    ("decay", "weights"), [(0.0, [1, 0, 0]), (0.25, [16 / 21, 4 / 21, 1 / 21]), (1.0, [1 / 3] * 3)]
+)
+def test_decay_goes_from_the_first_piece_to_the_mean(decay: float, weights: list[float]) -> None:
+    head = Subword(decay=decay).rows(problem(b"abc", part=Part.HEAD))[0, 1:4]
+    assert head.tolist() == pytest.approx([4 * weight for weight in weights])
+    into = Subword(input="weighted", decay=decay).rows(problem(b"abc"))[0, 1:4]
+    assert into.tolist() == pytest.approx([4 * weight for weight in reversed(weights)])
+
+
 def test_a_piece_that_repeats_counts_each_time() -> None:
     assert Subword().rows(problem(b"aab"))[0].tolist() == pytest.approx([0, 8 / 3, 4 / 3, 0, 0, 0])
 
