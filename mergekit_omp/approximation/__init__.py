@@ -1,4 +1,4 @@
-"""Ways to fill in the rows of missing tokens: tensors in, rows out. Usable as a library."""
+"""Methods that approximate the rows of missing tokens, from tensors alone. Usable as a library."""
 
 from mergekit_omp.approximation.base import (
     AnchorCoding,

@@ -1,4 +1,4 @@
-"""What methods ask of the donor's rows: that they are there, and which of them are usable."""
+"""Checks that methods make of the donor's rows: that there are some, and which are usable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def donor_is_missing(method: str) -> ValueError:
 
 
 def usable_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
-    """Which rows say something: finite and not zero."""
+    """Which rows can be used: those that are finite and not zero."""
     usable = finite_rows(rows)
     for block in chunks(len(rows), 2 * rows.shape[1] * rows.element_size()):
         usable[block] &= (rows[block] != 0).any(1)
@@ -38,8 +38,8 @@ def donor_rows(
 ]:
     """The donor's rows of missing tokens and of usable anchors, and the anchors' base rows.
 
-    Rows of missing tokens that are not finite come as zeros. Raises ValueError if the donor has
-    no weights or no anchor is usable.
+    Rows of missing tokens that are not finite are replaced by zeros. Raises ValueError if the
+    donor has no weights or no anchor is usable.
     """
     if inputs.targets is None or inputs.anchors is None:
         raise donor_is_missing(method)

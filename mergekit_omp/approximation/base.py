@@ -1,6 +1,6 @@
-"""The one abstract class of all approximations, and its refinement for those that code in anchors.
+"""The abstract class of all approximations, and its refinement for those that weigh anchors.
 
-An approximation turns a `Problem` (one vocabulary tensor, some of whose rows are missing) into
+An approximation turns a `MissingRows` (one vocabulary tensor, some of whose rows are missing) into
 the missing rows. Its pydantic fields are its parameters; they become the parameters of the merge
 methods, and are validated once, at construction.
 """
@@ -36,23 +36,23 @@ class Part(str, Enum):
 
 
 class Needs(str, Enum):
-    """What an approximation reads beside the base's own matrix. Only that is loaded."""
+    """What an approximation reads besides the base's own matrix. Nothing else is loaded."""
 
     DONOR_ROWS = "donor_rows"
     OTHER_MATRIX = "other_matrix"
-    """The same tokens' rows of the donor's other matrix, where it has two."""
+    """Rows of the donor's other matrix (its head beside its input embedding), where it has two."""
     TEXT = "text"
 
 
-Segmenter: TypeAlias = Callable[[Sequence[bytes]], list[list[int]]]
-"""Cuts byte strings into tokens, whose rows it gives."""
+Segment: TypeAlias = Callable[[Sequence[bytes]], list[list[int]]]
+"""Cuts byte strings into tokens and returns the row of each token."""
 
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """What the tokens of a problem say, for approximations that read text.
+    """The bytes of a problem's tokens, for approximations that read text.
 
-    `None` stands for a control token or an id without a token: these are never spelled out.
+    `None` stands for a control token or an id without a token: these are never cut into pieces.
     """
 
     missing: Sequence[bytes | None]
@@ -61,31 +61,38 @@ class Texts:
     """The bytes of each row of the base's matrix."""
     donor: Sequence[bytes | None]
     """The bytes of each row of the donor's matrix."""
-    segment_in_base: Segmenter
-    """Segments byte strings with the base's tokenizer: base rows of the pieces."""
-    segment_in_donor: Segmenter
-    """Segments byte strings with the donor's tokenizer: donor rows of the pieces."""
+    segment_in_base: Segment
+    """Cuts byte strings with the base's tokenizer; returns the base's rows of the pieces."""
+    segment_in_donor: Segment
+    """Cuts byte strings with the donor's tokenizer; returns the donor's rows of the pieces."""
 
 
 @dataclass(frozen=True, eq=False)
 class CodingInputs:
-    """The part of a problem that is the same for every base model of one vocabulary.
+    """The donor's side of a problem, which every base model of one vocabulary shares.
 
-    `anchor_rows[i]` is the row of the base's matrix that belongs to `anchors[i]`. Tensors that
-    the approximation does not need (see `Approximation.needs`) are None.
+    `anchor_rows[i]` and `anchors[i]` are rows of one token, in the base and in the donor. Tensors
+    that the approximation does not need (see `Approximation.needs`) are None.
     """
 
     missing: int
+    """How many tokens have no row."""
     anchor_rows: Int[Tensor, "anchors"]
+    """The base's row of each anchor."""
     targets: Float[Tensor, "missing donor_dim"] | None = None
+    """The donor's rows of the missing tokens."""
     anchors: Float[Tensor, "anchors donor_dim"] | None = None
+    """The donor's rows of the anchors."""
     donor: Float[Tensor, "donor_rows donor_dim"] | None = None
+    """The donor's whole matrix."""
     other_targets: Float[Tensor, "missing other_dim"] | None = None
-    """The donor's rows of the missing tokens in its other matrix (its head, where the space is
-    its input embedding); a row that is not there is not finite."""
+    """Rows of the missing tokens in the donor's other matrix: its head where `targets` are from its
+    input embedding. Rows past the end of that matrix are NaN."""
     other_anchors: Float[Tensor, "anchors other_dim"] | None = None
+    """Rows of the anchors in the donor's other matrix."""
     texts: Texts | None = None
     progress: bool = False
+    """Whether to show a progress bar."""
     in_force: dict[str, Any] = field(default_factory=dict)
     """Written by the method: values of parameters that it chose or reduced while it ran."""
 
@@ -96,41 +103,42 @@ class MissingRows:
 
     part: Part
     base: Float[Tensor, "base_rows base_dim"]
+    """The base's matrix, with the rows of its own vocabulary."""
     inputs: CodingInputs
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a problem is, as headers and tokenizers tell before any row is read."""
+    """The size of a problem, known from headers and tokenizers before any row is read."""
 
     missing: int
     anchors: int
     base_rows: int
     base_dim: int
     donor_dim: int
-    """Numbers in a row of the donor's matrix; of the base's where the method reads no donor."""
+    """Length of the donor's rows; of the base's where the method reads none of the donor's."""
     other_dim: int = 0
-    """Numbers in a row of the donor's other matrix, where the method reads it."""
+    """Length of the rows of the donor's other matrix; 0 where the method does not read it."""
     dtype: torch.dtype = torch.float32
-    """What the donor's rows are stored in."""
+    """The dtype in which the donor's rows are stored."""
     device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method takes for a problem of some size, beside reading and writing rows."""
+    """What a method takes for a problem of some size, apart from reading and writing rows."""
 
     multiply_adds: float = 0.0
-    """Those of the products that dominate, weighted by how fast they go against those of a large
-    float32 product; 0 where none takes long."""
+    """Of the dominant matrix products, in units of a multiply-add of a large float32 product: one
+    that runs at half that speed counts twice. 0 where no product takes long."""
     bytes: int = 0
-    """Working memory, where it is more than a few hundred megabytes."""
+    """Working memory in bytes, where it is more than a few hundred megabytes."""
     search: str | None = None
-    """How it searches, where it has a choice."""
+    """The search that it will use, where it has a choice of several."""
 
 
 def all_similarities(sizes: Sizes) -> Cost:
-    """What it costs to compare every missing token with every anchor."""
+    """The cost of comparing every missing token with every anchor."""
     return Cost(float(sizes.missing) * sizes.anchors * sizes.donor_dim)
 
 
@@ -138,12 +146,12 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
     """A training-free way to find missing rows. Fields are its parameters."""
 
     name: ClassVar[str]
-    """The word for it in `merge_method:`."""
+    """Its name in `merge_method:`."""
     reference: ClassVar[str | None] = None
     """Where it was published."""
     instead_of_donor_rows: ClassVar[str | None] = None
-    """The parameter that spares a method which `needs` the donor's rows these rows, as it is to
-    be written; None where there is none."""
+    """For a method that by default needs the donor's rows: the parameter with which it does not, as
+    a user writes it; None where there is none."""
 
     rescale_norms: bool = Field(
         default=False,
@@ -153,7 +161,7 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
 
     @property
     def needs(self) -> frozenset[Needs]:
-        """What this instance reads beside the base's own matrix."""
+        """What it reads besides the base's own matrix, with these parameters."""
         return frozenset()
 
     @property
@@ -162,26 +170,27 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
         return True
 
     def space_part(self, part: Part) -> Part:
-        """The donor's tensor whose rows serve as the space of a problem about `part`.
+        """Which of the donor's matrices (INPUT or HEAD) gives the targets and anchors of `part`.
 
-        INPUT or HEAD; problems with the same one have the same code.
+        Parts for which it is the same matrix share one code.
         """
         return Part.INPUT if part == Part.INPUT else Part.HEAD
 
     def cost(self, sizes: Sizes) -> Cost:
-        """What a problem of these sizes takes. ValueError where the method would refuse it."""
+        """What such a problem takes. Raises ValueError where the method would refuse it."""
         return Cost()
 
     def clamped(self, sizes: Sizes) -> Approximation:
-        """The method with its parameters as they hold for a problem of these sizes.
+        """The method with its parameters as they will be in force for a problem of these sizes.
 
-        A parameter that was left open is chosen, and one that asks for more than there is
-        reduced, as far as the sizes tell; the rest is written to `CodingInputs.in_force` later.
+        A number that was left open is filled in, and one that is larger than the problem allows
+        is reduced. What only the data can decide (a search, a penalty) stays as it is; the method
+        writes it to `CodingInputs.in_force` when it runs.
         """
         return self
 
     def parameters_in_force(self, inputs: CodingInputs) -> dict[str, Any]:
-        """The parameters with which the method worked on `inputs`, as values for JSON."""
+        """The parameters that were in force when the method ran on `inputs`, as values for JSON."""
         return {**self.model_dump(mode="json"), **inputs.in_force}
 
     def rows(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
@@ -204,10 +213,10 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
 
 
 class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
-    """An approximation whose weights come from the donor's space alone.
+    """An approximation that weighs anchors, and finds the weights in the donor's space alone.
 
-    They are found once (`encode`) and serve every base model that shares the vocabulary
-    (`decode`). `rows` does both.
+    The weights are found once (`encode`), and applied to the rows of every base model that has
+    the same vocabulary (`decode`). `rows` does both.
     """
 
     weights_from: Literal["separate", "embed"] = Field(
@@ -261,5 +270,5 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
     def _fallback(
         self, count: int, base: Float[Tensor, "base_rows base_dim"], part: Part
     ) -> Float[Tensor, "count base_dim"]:
-        """Rows for tokens without a code: their donor row is zero, not finite or not there."""
+        """Rows for tokens that could not be coded, since their donor row is zero or not finite."""
         return mean_row(base).expand(count, -1)

@@ -20,9 +20,10 @@ from mergekit_omp.approximation.similarity import SimilarityCoding
 class Clp(SimilarityCoding, frozen=True):
     """Weights cos(t, a_i) / sum_j cos(t, a_j) over all anchors, negative ones too.
 
-    The weights are linear in t, so they are kept factored and never written down: exact, in
-    memory linear in the vocabularies. Where similarities of both signs nearly cancel the rows
-    become large, as the original's do; where their sum is rounding noise there is no code.
+    Up to their sum the weights are linear in t, so that they are kept as the product of two thin
+    matrices: exact, and in memory that is linear in the vocabularies. Where similarities of both
+    signs nearly cancel, rows become large, as in the original; where their sum is rounding noise,
+    the token is not coded.
     """
 
     name: ClassVar[str] = "clp"

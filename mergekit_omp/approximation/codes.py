@@ -42,7 +42,7 @@ class RaggedCode(Code):
 
     @classmethod
     def join(cls, codes: Sequence[RaggedCode]) -> RaggedCode:
-        """The codes of all targets, one after the other."""
+        """One code of all targets, from codes of consecutive ones."""
         if not codes:
             empty = torch.zeros(0)
             return cls(torch.zeros(1, dtype=torch.int64), empty.to(torch.int32), empty, empty)
@@ -113,7 +113,7 @@ class FactoredCode(Code):
         return result
 
     def core(self, rows: Float[Tensor, "all_atoms dim"]) -> Float[Tensor, "inner dim"]:
-        """What decoding needs to know of `rows`."""
+        """The product of `right` and `rows`, which every target's decoding needs."""
         dtype, device = working_dtype(rows), rows.device
         core = rows.new_zeros((self.right.shape[1], rows.shape[1]), dtype=dtype)
         indices = self.indices.to(device)
@@ -126,7 +126,7 @@ class FactoredCode(Code):
     def decode_some(
         self, block: slice, core: Float[Tensor, "inner dim"]
     ) -> Float[Tensor, "some dim"]:
-        """Decodes the targets of `block`, given `core`."""
+        """The decoded rows of the targets of `block`, given `core(rows)`."""
         left = self.left[block].to(core.device, core.dtype)
         return (left @ core) * self.scales[block].to(core.device, core.dtype)[:, None]
 

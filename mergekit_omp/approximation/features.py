@@ -1,7 +1,7 @@
 """What is known of a token, as numbers: blocks of features, each centred and of unit mean square.
 
-A block is rows of one matrix. Nothing is put together for all tokens at once; a part of the
-tokens is, whenever it is needed.
+A block reads the rows of one matrix. Features are never built for all tokens at once, but for a
+part of them whenever they are needed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mergekit_omp.approximation.moments import finite_rows
 
 @dataclass(frozen=True, eq=False)
 class FeatureRows:
-    """Rows of a matrix, one for each token; -1 for a token that has none."""
+    """A row of a matrix for each token; `indices` is -1 for a token that has none."""
 
     matrix: Float[Tensor, "rows dim"]
     indices: Int64[Tensor, "tokens"]
 
     @classmethod
     def all_finite(cls, matrix: Float[Tensor, "tokens dim"]) -> FeatureRows:
-        """Every row of a matrix, but those that are not finite."""
+        """One token for each row of `matrix`; tokens whose row is not finite have none."""
         indices = torch.arange(len(matrix), device=matrix.device)
         return cls(matrix, indices.where(finite_rows(matrix), -1))
 
@@ -35,7 +35,7 @@ class FeatureRows:
 class FeatureBlock:
     """The rows of anchors and missing tokens, with the anchors' mean and mean length.
 
-    A token without a row is at the mean: its features are 0.
+    A token without a row counts as one at the mean: its features are 0.
     """
 
     anchors: FeatureRows
@@ -65,7 +65,7 @@ class FeatureBlock:
     def values(
         self, rows: FeatureRows, part: slice | Int64[Tensor, "part"], dtype: torch.dtype
     ) -> Float[Tensor, "part dim"]:
-        """Features of some of the tokens of `rows`."""
+        """Features of the tokens in `part`, whose rows are `rows` (anchors or missing tokens)."""
         indices = rows.indices[part]
         found = rows.matrix[indices.clamp_min(0)].to(dtype) - self.mean.to(dtype)
         found *= (indices >= 0)[:, None] / self.length
@@ -75,12 +75,12 @@ class FeatureBlock:
 def anchor_features(
     blocks: Sequence[FeatureBlock], part: slice | Int64[Tensor, "part"], dtype: torch.dtype
 ) -> Float[Tensor, "part features"]:
-    """All blocks of some of the anchors, side by side."""
+    """Features of the anchors in `part`, the blocks side by side."""
     return torch.cat([block.values(block.anchors, part, dtype) for block in blocks], dim=1)
 
 
 def missing_features(
     blocks: Sequence[FeatureBlock], part: slice, dtype: torch.dtype
 ) -> Float[Tensor, "part features"]:
-    """All blocks of some of the missing tokens, side by side."""
+    """Features of the missing tokens in `part`, the blocks side by side."""
     return torch.cat([block.values(block.missing, part, dtype) for block in blocks], dim=1)

@@ -30,7 +30,7 @@ class Knn(AnchorCoding, frozen=True):
     """A weighted mean of the `k` nearest anchors, or the least squares fit of the token to them.
 
     An anchor at distance 0 takes all the weight of `inverse_distance`. Cosine weights may be
-    negative; where their sum is not positive the token counts as not codable.
+    negative; where their sum is not positive, the token is not coded.
     """
 
     name: ClassVar[str] = "knn"
@@ -116,7 +116,7 @@ class Knn(AnchorCoding, frozen=True):
 
 
 def _inverse(distances: Float[Tensor, "targets k"]) -> Float[Tensor, "targets k"]:
-    """Inverse distances up to a factor for each target; where some are 0, those alone count."""
+    """Inverse distances, up to a factor per target; anchors at distance 0 take all the weight."""
     closest = distances.amin(1, keepdim=True)
     exact = (distances == 0).to(distances.dtype)
     return torch.where(closest == 0, exact, closest / distances)
@@ -125,7 +125,7 @@ def _inverse(distances: Float[Tensor, "targets k"]) -> Float[Tensor, "targets k"
 def _least_squares(
     targets: Float[Tensor, "targets dim"], points: Float[Tensor, "targets k dim"]
 ) -> Float[Tensor, "targets k"]:
-    """Weights of least norm among those that fit the targets best; float64 inside."""
+    """The least squares weights of smallest norm, computed in float64."""
     points = points.double()
     gram = points @ points.mT
     right = points @ targets.double()[:, :, None]

@@ -47,16 +47,16 @@ from mergekit_omp.approximation.ridge import fit_ridge
 LOG = logging.getLogger(__name__)
 
 LENGTH = 1.0
-"""Of the residuals' correlation, on the unit sphere: a cosine of 0 leaves exp(-1)."""
+"""Length scale of the residuals' correlation on the unit sphere: exp(-1) at a cosine of 0."""
 NOISE = 0.3
-"""Variance of a residual that its neighbours do not share, relative to what they do."""
+"""Variance of a residual that its neighbours do not share, relative to that which they share."""
 
 
 class Kriging(Approximation, frozen=True):
     """Ridge regression on all that is known of a token, and its neighbours' residuals.
 
-    Known are the donor's row, that of its other matrix, and the mean of the base's rows of the
-    pieces that the token is spelled with; an anchor counts as spelled without itself. Residuals
+    The features of a token are its row in the donor, its row in the donor's other matrix, and the
+    mean of the base's rows of its pieces; an anchor is cut as if it were no token itself. Residuals
     of the nearest anchors, by cosine in the donor's rows, are interpolated by ordinary kriging.
     """
 
@@ -89,7 +89,7 @@ class Kriging(Approximation, frozen=True):
         return frozenset({Needs.DONOR_ROWS, Needs.OTHER_MATRIX, Needs.TEXT})
 
     def cost(self, sizes: Sizes) -> Cost:
-        # Three penalties are tried as a rule, in float64.
+        # As a rule three penalties are tried, in float64.
         features = float(sizes.donor_dim + sizes.other_dim + sizes.base_dim)
         normal = sizes.anchors * features * (features + sizes.base_dim)
         solved = 6 * (features**3 + features**2 * sizes.base_dim)
@@ -147,7 +147,7 @@ class Kriging(Approximation, frozen=True):
         return result
 
     def _other_matrix(self, problem: MissingRows, device: torch.device) -> list[FeatureBlock]:
-        """The donor's other matrix, where it has two."""
+        """Features from the donor's other matrix, where it has two."""
         inputs = problem.inputs
         if inputs.anchors is None or inputs.other_anchors is None:
             return []
@@ -164,7 +164,7 @@ class Kriging(Approximation, frozen=True):
         in_donor: Sequence[FeatureBlock],
         progress: bool,
     ) -> None:
-        """Adds to the trend what its neighbours' residuals say, in place."""
+        """Adds the interpolated residuals of the nearest anchors to the trend, in place."""
         count, dtype = min(self.neighbors, len(residuals)), trend.dtype
         cosines, whose = nearest_anchors(in_donor, count, dtype, progress=progress)
         width = sum(block.dim for block in in_donor)

@@ -1,4 +1,4 @@
-"""Mean, spread and seeded samples of a base's rows: what stands in where nothing better is known.
+"""Mean, spread and seeded samples of a base's rows, for tokens of which nothing better is known.
 
 Rows with values that are not finite are left out everywhere.
 """
@@ -27,7 +27,7 @@ def finite_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
 def finite_mean(
     rows: Float[Tensor, "rows dim"], among: Bool[Tensor, "rows"] | None = None
 ) -> Float[Tensor, "dim"]:
-    """The mean of the finite rows (`among` some), in float64; zeros where there is none."""
+    """The mean of the finite rows (of those in `among`), in float64; zeros where there is none."""
     chosen = finite_rows(rows) if among is None else finite_rows(rows) & among
     indices = chosen.nonzero()[:, 0]
     total = rows.new_zeros(rows.shape[1], dtype=torch.float64)

@@ -17,7 +17,7 @@ from mergekit_omp.approximation.features import FeatureBlock, anchor_features, m
 
 
 def units(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
-    """Rows of length 1; zeros stay."""
+    """The rows scaled to length 1; rows of zeros stay zero."""
     lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / lengths.clamp_min(torch.finfo(rows.dtype).tiny)
 
@@ -25,7 +25,7 @@ def units(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
 def nearest_anchors(
     blocks: Sequence[FeatureBlock], count: int, dtype: torch.dtype, *, progress: bool = False
 ) -> tuple[Float[Tensor, "missing count"], Int64[Tensor, "missing count"]]:
-    """The highest cosines of each missing token with the anchors, and whose they are."""
+    """Each missing token's `count` largest cosines with anchors, and the anchors' indices."""
     missing = blocks[0].missing.indices
     cosines = torch.zeros((len(missing), count), dtype=dtype, device=missing.device)
     whose = torch.zeros((len(missing), count), dtype=torch.int64, device=missing.device)
@@ -39,7 +39,8 @@ def nearest_anchors(
 def _nearest(
     targets: Float[Tensor, "targets features"], blocks: Sequence[FeatureBlock], count: int
 ) -> tuple[Float[Tensor, "targets count"], Int64[Tensor, "targets count"]]:
-    """The same for some of them, with the anchors a part at a time."""
+    """The largest cosines of `targets` and their anchors, comparing a part of the anchors at a
+    time."""
     anchors = len(blocks[0].anchors.indices)
     best = targets.new_empty((len(targets), 0))
     whose = torch.empty((len(targets), 0), dtype=torch.int64, device=targets.device)

@@ -52,7 +52,7 @@ def _covariance_factor(
     scale = covariance.diagonal().mean()
     if scale == 0:
         return covariance
-    # Fewer rows than dimensions, or constant dimensions, leave it singular: lift it a little.
+    # With fewer rows than dimensions, or constant dimensions, it is singular: add to its diagonal.
     jitter = 0.0
     while True:
         lifted = covariance.clone()

@@ -16,7 +16,8 @@ def match_norms(
 
     Quantile matching: the row of rank r among n (1 the shortest; equal norms share their mean
     rank) gets the quantile (r - 1/2) / n of the base's norms, linear between order statistics.
-    Zero rows, and rows that are not finite, stay as they are and count on neither side.
+    Zero rows, and rows that are not finite, stay as they are, and are left out of both
+    distributions.
     """
     dtype = working_dtype(rows)
     sizes = torch.linalg.vector_norm(rows.to(dtype), dim=1)

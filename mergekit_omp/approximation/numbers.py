@@ -1,7 +1,7 @@
 """Numbers that the donor writes as one token and the base digit by digit.
 
-No anchor is like them: a base that writes single digits has ten tokens with digits. What such a
-token is to the base is told by its digits better than by a regression on words.
+No anchor is like them: a base that writes single digits has ten tokens with digits. The digits of
+such a token say more of its row than a regression that was fitted on words.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ def blend_digits(
 ) -> None:
     """Moves the rows of numbers towards those of their digits, in place.
 
-    To read "123" is to read its digits: the input goes some of the way to their mean. To write it
-    is to write its first digit and then others: the head goes less far towards that row, and
-    not further, since a thousand numbers that are as loud as ten digits drown all other tokens.
+    To read "123" is to read its digits: in the input its row is moved towards their mean. To write
+    it is to write its first digit and then others: in the head its row is moved towards that
+    digit's, and less far, since a thousand numbers as probable as ten digits would take
+    probability from all other tokens.
     """
     for i, own in digits.items():
         of_digits = base[torch.tensor(own, device=base.device)].to(rows.dtype)

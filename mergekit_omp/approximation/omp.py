@@ -30,9 +30,9 @@ class Omp(AnchorCoding, frozen=True):
     """Greedy pursuit over anchors, least squares on the support.
 
     Anchors are chosen by raw inner products and nothing is centred, as in the paper; by default
-    `k` grows with the dimension up to the paper's 64, since more anchors fit the noise of short
-    rows. With `center` the support approximates the target's offset from the anchors' mean, and
-    the base's rows are offsets from the mean of its anchors in the same way.
+    `k` grows with the dimension up to the paper's 64, since with more anchors short rows are
+    fitted to their noise. With `center` the support approximates the target's offset from the
+    anchors' mean, and the base's rows are offsets from the mean of its anchors in the same way.
     """
 
     name: ClassVar[str] = "omp"
@@ -66,7 +66,7 @@ class Omp(AnchorCoding, frozen=True):
     )
 
     def sparsity(self, dimension: int, anchors: int) -> int:
-        """At most how many anchors a token gets, in a donor's space of so many dimensions."""
+        """The `k` in force: how many of so many anchors a token may use at most."""
         wanted = PAPER_K if self.paper else min(max(dimension // 16, LEAST_K), PAPER_K)
         return clamped(wanted if self.k is None else self.k, anchors, dimension)
 
@@ -82,7 +82,7 @@ class Omp(AnchorCoding, frozen=True):
         return Cost(plan.cost * slower, plan.bytes, plan.search + gram)
 
     def _stand_in(self, sizes: Sizes) -> Problem:
-        """A pursuit of the right sizes that takes no memory, to choose a search for."""
+        """A pursuit of these sizes without its data, to ask which search would be chosen."""
         dtype = torch.float64 if sizes.dtype == torch.float64 else torch.float32
         zero = torch.zeros((1, 1), dtype=dtype, device=sizes.device)
         return Problem(
@@ -124,12 +124,12 @@ class Omp(AnchorCoding, frozen=True):
         atoms: Float[Tensor, "atoms dim"],
         inputs: CodingInputs,
     ) -> SparseCode:
-        # Loaded where it is used: it loads Numba, which takes a second.
+        # Imported here, since it imports Numba, which takes a second.
         from mergekit_omp.pursuit.choice import choose
         from mergekit_omp.pursuit.solve import solve_planned
 
         anchors, dimension = atoms.shape
-        # A `k` that was written goes as it is, so that the pursuit warns where it is reduced.
+        # A `k` that the user wrote is passed as it is: the pursuit warns where it reduces it.
         wanted = self.sparsity(dimension, anchors) if self.k is None else self.k
         problem = prepare(targets, atoms, wanted, None)
         inputs.in_force["k"] = problem.sparsity
@@ -148,7 +148,7 @@ class Omp(AnchorCoding, frozen=True):
     ) -> Float[Tensor, "missing base_dim"]:
         if not self.center or not isinstance(code, SparseCode):
             return super()._combine(code, base, anchor_rows, part)
-        # A token without a code is the mean of the anchors here, not of the whole matrix.
+        # A token that could not be coded gets the mean of the anchors, not of the whole matrix.
         rows = code.decode(base)
         anchors = base[anchor_rows.to(base.device)]
         rest = 1 - code.coefficients.to(rows.device, rows.dtype).sum(1)

@@ -34,10 +34,10 @@ PositiveInt = Annotated[int, BeforeValidator(_whole_number), Field(ge=1)]
 """A whole number of at least 1. Text, bool and fractions are refused."""
 
 Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=0)]
-"""A whole number, or 0."""
+"""A whole number of at least 0."""
 
 Seed = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, lt=2**32)]
-"""What starts a random generator."""
+"""The seed of a random generator."""
 
 PositiveFloat = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 """A finite number above 0."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mergekit_omp.approximation.base import Segmenter, Texts
+from mergekit_omp.approximation.base import Segment, Texts
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 
@@ -21,7 +21,7 @@ def combine_pieces(
     segments: Sequence[Sequence[int]],
     weights: Sequence[Sequence[float]],
 ) -> Float[Tensor, "segments dim"]:
-    """The weighted sum of the rows of each segment; zeros for one without pieces.
+    """The weighted sum of the rows of each segment's pieces; zeros for a segment without any.
 
     float32, or float64 where `matrix` is.
     """
@@ -48,7 +48,8 @@ def combine_pieces(
 def pieces_of_missing(texts: Texts) -> list[list[int]]:
     """The base's rows of the pieces into which its tokenizer cuts each missing token.
 
-    A token that the base has all the same is cut as `pieces_without_itself` cuts it.
+    Where the base has the very token (its row is not to be copied), it is cut as
+    `pieces_without_itself` cuts it.
     """
     spelled = [i for i, text in enumerate(texts.missing) if text]
     segments = texts.segment_in_base([texts.missing[i] or b"" for i in spelled])
@@ -65,25 +66,24 @@ def pieces_of_missing(texts: Texts) -> list[list[int]]:
 
 
 def pieces_without_itself(texts: Texts, rows: Sequence[int]) -> list[list[int]]:
-    """The pieces that tokens of the base would be cut into, were they not tokens of their own.
+    """The pieces into which each of the base's tokens at `rows` would be cut, were it no token.
 
-    `rows` are theirs. Two halves that are tokens, where there are such: of several pairs the one
-    whose later token is the earliest, since vocabularies list tokens in the order of their merges
-    or of their frequency. Else the longest token that it begins with, and the pieces of the rest.
-    A single byte has no pieces.
+    That is two tokens where there are two that make it up: of several such pairs the one whose
+    later token comes first in the vocabulary, since vocabularies list tokens in the order of their
+    merges or of their frequency. Otherwise it is the longest token with which it begins, followed
+    by the pieces of the rest. A single byte has no pieces.
     """
     words = [texts.base[row] or b"" for row in rows]
     return _taken_apart(texts.segment_in_base, texts.base, words)
 
 
 def segmenter_without(
-    segment: Segmenter, content: Sequence[bytes | None], gone: Collection[int]
-) -> Segmenter:
+    segment: Segment, content: Sequence[bytes | None], gone: Collection[int]
+) -> Segment:
     """`segment` as it would be without the tokens at the rows `gone`.
 
-    `content` has the bytes of every row. Where a text is cut into a token that is gone, the
-    pieces that `pieces_without_itself` gives for it stand in its place; its bytes one by one where
-    it gives none.
+    `content` holds the bytes of every row. A token that is gone is replaced by its pieces, as in
+    `pieces_without_itself`, or by its single bytes where it has none.
     """
     left = [None if row in gone else text for row, text in enumerate(content)]
     lost = sorted(gone)
@@ -101,7 +101,7 @@ def segmenter_without(
         return found
 
     def expanded(row: int) -> list[int]:
-        # Pieces are shorter than what they are pieces of, so that this ends.
+        # Pieces are shorter than the token itself, so that this ends.
         return [i for part in parts()[row] for i in expanded(part)] if row in gone else [row]
 
     def without(pieces: Sequence[bytes]) -> list[list[int]]:
@@ -111,9 +111,9 @@ def segmenter_without(
 
 
 def _taken_apart(
-    segment: Segmenter, content: Sequence[bytes | None], words: Sequence[bytes]
+    segment: Segment, content: Sequence[bytes | None], words: Sequence[bytes]
 ) -> list[list[int]]:
-    """The pieces of each word among the tokens of `content`, shorter than the word itself."""
+    """The tokens of `content`, each shorter than the word, that make up each word."""
     known = {text for text in content if text}
     parts = {
         half

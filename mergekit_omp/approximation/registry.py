@@ -39,8 +39,9 @@ APPROXIMATIONS: Mapping[str, type[Approximation]] = MappingProxyType(
 
 
 def without_donor_rows() -> str:
-    """Which methods work with a donor that has a tokenizer and no weights, as a clause."""
-    # Without validation, since a required parameter does not matter here.
+    """The methods that work with a donor that has a tokenizer and no weights, as part of a
+    sentence."""
+    # Built without validation, so that methods with a required parameter can be asked too.
     kinds = {name: kind.model_construct() for name, kind in APPROXIMATIONS.items()}
     none = [name for name, kind in kinds.items() if Needs.DONOR_ROWS not in kind.needs]
     spared: dict[str, list[str]] = {}

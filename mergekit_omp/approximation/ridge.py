@@ -19,7 +19,7 @@ START = GRID.index(1.0)
 Blocks = Callable[
     [], Iterator[tuple[Float[Tensor, "block inputs"], Float[Tensor, "block outputs"]]]
 ]
-"""Centred inputs and outputs, some rows at a time; called once."""
+"""Yields centred inputs and outputs, some rows at a time; called once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,9 @@ def fit_ridge(
 ) -> RidgeFit:
     """Minimises |X W - Y|² + l |W|², l = `ridge` · (mean of X'X's diagonal).
 
-    Without `ridge`, that of `GRID` which minimises the generalised cross-validation error
-    (Golub, Heath & Wahba 1979): from 1 on, downhill to the first minimum.
+    Without `ridge`, that of `GRID` which minimises the generalised cross-validation error (Golub,
+    Heath & Wahba 1979): starting from 1, in the direction in which the error falls, to the first
+    minimum.
 
     Raises:
         ValueError: the inputs are too alike for the penalty.
@@ -105,7 +106,7 @@ def _validated(normal: _Normal, at: int) -> tuple[Float64[Tensor, "inputs output
     penalty = GRID[at] * normal.scale
     identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
-    # The trace of the hat matrix, and one for the intercept.
+    # The degrees of freedom: the trace of the hat matrix, and one for the intercept.
     freedom = len(factor) - penalty * inverse.square().sum().item() + 1
     error = (
         normal.square

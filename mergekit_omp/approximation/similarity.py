@@ -1,4 +1,4 @@
-"""What WECHSEL, FOCUS and CLP share: a space of similarities, and what stands in without one.
+"""What WECHSEL, FOCUS and CLP share: vectors to compare tokens by, and rows for tokens without one.
 
 The originals compare tokens by word vectors of their texts, trained apart from the models. Here
 the donor's rows are the space, unless `auxiliary` names a file of such vectors.
@@ -50,7 +50,7 @@ class Similarities:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What to compute in."""
+        """The dtype to compute in."""
         return working_dtype(self.targets, self.atoms)
 
 
@@ -78,7 +78,7 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         return frozenset({Needs.TEXT if self.auxiliary else Needs.DONOR_ROWS})
 
     def space_part(self, part: Part) -> Part:
-        # Vectors of texts know no parts: input and head have one code.
+        # Word vectors are the same for input and head, and so is the code.
         return Part.INPUT if self.auxiliary else super().space_part(part)
 
     def _texts(self, inputs: CodingInputs) -> Texts:
@@ -87,7 +87,7 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         return inputs.texts
 
     def _among_anchors(self, inputs: CodingInputs) -> Similarities:
-        """Missing tokens against anchors."""
+        """The vectors of missing tokens and of anchors."""
         if self.auxiliary is None:
             targets, atoms, rows = donor_rows(self.name, inputs)
             return Similarities(targets=targets, atoms=atoms, rows=rows)
@@ -96,7 +96,7 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         return self._by_vectors(inputs, rows)
 
     def _by_vectors(self, inputs: CodingInputs, rows: Int64[Tensor, "candidates"]) -> Similarities:
-        """Missing tokens against the base's rows `rows`, by the vectors of their texts."""
+        """Vectors from the file: of missing tokens, and of the base's tokens at `rows`."""
         assert self.auxiliary is not None
         texts = self._texts(inputs)
         words: Sequence[bytes | None] = [
@@ -125,5 +125,5 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
     def _fallback(
         self, count: int, base: Float[Tensor, "base_rows base_dim"], part: Part
     ) -> Float[Tensor, "count base_dim"]:
-        """What the originals do for tokens without a vector."""
+        """Random rows for tokens without a vector, as the original methods give them."""
         return normal_rows(count, base, part.seed(self.seed))

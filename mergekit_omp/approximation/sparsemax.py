@@ -27,5 +27,5 @@ def sparsemax_threshold(scores: Float[Tensor, "rows scores"]) -> Float[Tensor, "
 
 
 def sparsemax(scores: Float[Tensor, "rows scores"]) -> Float[Tensor, "rows scores"]:
-    """The point of the simplex that is nearest to each row."""
+    """The probabilities nearest to each row: its projection on the simplex."""
     return (scores - sparsemax_threshold(scores)).clamp_min_(0)

@@ -25,9 +25,9 @@ class Subword(Approximation, frozen=True):
     """A weighted mean of the base's rows of the pieces of each missing token.
 
     `weighted` multiplies the weight by `decay` from piece to piece: from the first on for the head,
-    from the last back for the input. Control tokens are never spelled out: they, and tokens that the base
-    cannot segment, get the mean of the base's matrix. A tied matrix follows `input`, a head's
-    bias follows `head`.
+    from the last back for the input. Control tokens are not cut into pieces: they, and tokens that
+    the base cannot segment, get the mean of the base's matrix. A tied matrix follows `input`, a
+    head's bias follows `head`.
     """
 
     name: ClassVar[str] = "subword"

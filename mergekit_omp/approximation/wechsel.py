@@ -103,7 +103,8 @@ class Wechsel(SimilarityCoding, frozen=True):
 
 
 def _emitted(texts: Texts, anchor_rows: Tensor) -> list[int]:
-    """Rows of the base's tokens that may be neighbours: anchors, and those that it emits."""
+    """Rows of the base's tokens that may be neighbours: anchors, and tokens that its tokenizer
+    emits."""
     anchors = set(anchor_rows.tolist())
     others = [
         (row, text)

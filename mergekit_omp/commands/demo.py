@@ -38,7 +38,7 @@ def demo(cache: Path | None, fresh: bool, threads: int, keep: Path | None) -> No
     """
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
         raise click.UsageError(f"--keep {keep}: the folder is not empty. Name a new one.")
-    # Before torch starts its threads: spinning ones are slow where cores are shared.
+    # Set before torch starts its threads: threads that wait in a loop are slow on shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     click.echo("Loading libraries.")
     from mergekit_omp.demo.models import default_cache_dir

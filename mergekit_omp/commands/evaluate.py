@@ -32,7 +32,7 @@ import click
 @click.option(
     "--base",
     metavar="MODEL",
-    help="What the swap began with, for the agreement.  [default: as tokenizer_transplant.json says]",
+    help="The model that got another tokenizer, for the agreement.  [default: as tokenizer_transplant.json says]",
 )
 @click.option(
     "--tasks", metavar="NAME,...", help="Tasks of lm-evaluation-harness to run on the models."

@@ -1,4 +1,4 @@
-"""`mergekit-omp inspect`: what a swap will do, before it is done."""
+"""`mergekit-omp inspect`: what a transplant will do, before it is done."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ DEMO = DemoSpec(
         training=Training(steps=800, batch_size=8, context=128, learning_rate=5e-3, seed=2),
     ),
 )
-"""A SentencePiece-style base that is to speak with a byte-level donor's tokenizer."""
+"""A SentencePiece-style base that is to get a byte-level donor's tokenizer."""
 
 
 def make_model(

@@ -1,4 +1,4 @@
-"""How several models do on one text: the evaluation behind `mergekit-omp evaluate`."""
+"""Compares how well several models predict one text; what `mergekit-omp evaluate` shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mergekit_omp.vocabulary import Alignment, Match, Vocabulary, align
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A model and what it made of the documents."""
+    """A model and its scores on the documents."""
 
     name: str
     vocabulary: Vocabulary
@@ -35,7 +35,7 @@ def scored(
     documents: Sequence[str],
     approximated: np.ndarray | None,
 ) -> Scored:
-    """With the place of each token in the text."""
+    """The model's scores, with the place of each token in the text."""
     ends = [
         token_ends(vocabulary, score.ids, document)
         for score, document in zip(scores, documents, strict=True)
@@ -44,7 +44,7 @@ def scored(
 
 
 def approximated_by(base: Vocabulary, output: Vocabulary) -> np.ndarray:
-    """The output's ids that the base has no row for: what has to be approximated in a swap."""
+    """The output's ids that the base has no row for: those that a transplant approximates."""
     alignment: Alignment = align(base, output)
     return np.flatnonzero(alignment.match == Match.NONE)
 

@@ -1,4 +1,4 @@
-"""Texts to evaluate on, cut into documents: what is scored apart, and resampled for intervals."""
+"""Texts to evaluate on, cut into documents, which are scored one by one and resampled."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _paragraphs(text: str) -> list[str]:
             documents.append(text[start : gap.end()])
             start = gap.end()
     rest = text[start:]
-    # A short end stays with what it follows.
+    # A short last document is joined to the one before.
     if documents and len(rest.encode()) < DOCUMENT_BYTES:
         documents[-1] += rest
     else:

@@ -25,7 +25,7 @@ from mergekit_omp.evaluation.scoring import score_tokens
 from mergekit_omp.vocabulary import Vocabulary
 
 LONGEST_DEFAULT = 2048
-"""The context where none is asked for and all models read as much."""
+"""The context that is used where none is asked for, if all models can read as much."""
 
 
 @dataclass(frozen=True)

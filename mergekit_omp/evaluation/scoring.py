@@ -1,4 +1,4 @@
-"""What a model makes of every token of a text: its bits, and the token that it had in its place.
+"""Scores every token of a text: its bits, and the token that the model found most likely there.
 
 Documents longer than the context are read in windows that overlap, as in Hugging Face's guide to
 the perplexity of models of fixed length. Every token is scored once.
@@ -80,7 +80,7 @@ def score_tokens(
     if prefix is None:
         prefix = tokenizer.eos_token_id
     sequences = encoded if prefix is None else [[prefix, *ids] for ids in encoded]
-    # Without a token to begin after, the first is charged as one among all.
+    # With nothing before it, the first token is charged at log2 of the vocabulary size.
     first = math.log2(rows) if prefix is None else 0.0
     scores = [
         TokenScores(
@@ -110,7 +110,7 @@ def score_tokens(
                 batch = windows[done : done + size]
                 done += len(batch)
                 for window, (bits, best) in zip(batch, _read(model, sequences, batch), strict=True):
-                    # Position 0 of a sequence with a prefix is not of the document.
+                    # Position 0 of a sequence with a prefix holds the prefix.
                     shift = window.start + window.known + (prefix is None)
                     place = slice(shift, shift + len(bits))
                     scores[window.document].bits[place] = bits
@@ -177,7 +177,7 @@ def _fitting(model: PreTrainedModel, rows: int, longest: _Window) -> int:
 def _read(
     model: PreTrainedModel, sequences: Sequence[Sequence[int]], batch: Sequence[_Window]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Bits and predictions of what each window is the first to predict."""
+    """Bits and predictions of the tokens that each window is the first to predict."""
     longest = max(window.stop - window.start for window in batch)
     inputs = torch.zeros(len(batch), longest, dtype=torch.long)
     mask = torch.zeros_like(inputs)

@@ -73,7 +73,7 @@ def rendered_tasks(results: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def _worth_telling(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of up to three models all pairs; of more each with the next in rank."""
+    """All pairs of up to three models; of more models each and the next in rank."""
     ranked = sorted(result["models"], key=lambda model: model["bits_per_byte"])
     rank = {model["model"]: i for i, model in enumerate(ranked)}
     pairs = [

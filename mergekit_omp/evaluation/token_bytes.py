@@ -1,4 +1,4 @@
-"""Which bytes of a document each token stands for, and which tokens two tokenizers have alike."""
+"""Which bytes of a document each token stands for, and where two tokenizers have equal tokens."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`mergekit-omp inspect`: what a swap will do, known from tokenizers and headers alone."""
+"""`mergekit-omp inspect`: what a transplant will do, known from tokenizers and headers alone."""

@@ -20,7 +20,7 @@ def as_json(facts: Facts) -> str:
 
 
 def nothing_to_inspect(merge_method: str) -> str:
-    """The object for a merge that has nothing of ours: the same keys, empty."""
+    """The object for a merge by a method of mergekit's own: the keys are there, and empty."""
     empty = {"format": FORMAT, "merge_method": merge_method, "output": None}
     return json.dumps({**empty, "models": [], "plan": [], "warnings": []}, indent=2)
 

@@ -1,4 +1,4 @@
-"""What a user should know before the merge: trouble that is there, one sentence each."""
+"""Warnings before the merge, one sentence for each problem."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mergekit_omp.inspection.facts import Facts, ModelFacts
 
 MORE_TOKENS = 1.5
-"""How many times the tokens of before a text may take without a word on it."""
+"""A text that takes so many times as many tokens as before is warned of."""
 LITTLE_COPIED = 0.3
 MUCH_UNTRAINED = 0.01
 FEW_ANCHORS = 100

@@ -1,4 +1,4 @@
-"""The whole of `mergekit-omp inspect`: from a config's file to what is printed."""
+"""`mergekit-omp inspect`, from the file of a config to the text that is printed."""
 
 from __future__ import annotations
 

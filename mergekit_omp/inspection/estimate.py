@@ -1,4 +1,4 @@
-"""What approximating the missing rows will take: which search, about how long, how much memory.
+"""What it will take to approximate the missing rows: time, memory, and which search is used.
 
 Each method says what it costs (`Approximation.cost`); multiply-adds become seconds by one product
 that is timed here.
@@ -34,15 +34,15 @@ class Step:
     """None where the method reads no donor rows."""
     method: str
     k: int | None
-    """The method's parameter of this name, as it was written; None without one."""
+    """The method's `k` as the config has it; None where it has none."""
     k_in_force: int | None
-    """How many anchors a token may use, as far as there are anchors and dimensions."""
+    """`k` as it will be in force, with so many anchors and dimensions."""
     missing: int
     anchors: int
     dimension: int
-    """Numbers in a row of the donor's tensor; of the base's where none is read."""
+    """Length of the donor's rows; of the base's where no donor's are read."""
     search: str | None
-    """How the method searches, where it has a choice."""
+    """The search that the method will use, where it has a choice."""
     multiply_adds: float
     """Weighted by how fast they go against a large float32 product."""
     bytes: int

@@ -47,12 +47,12 @@ class ModelFacts:
     vocabulary: Vocabulary
     tokenizer: PreTrainedTokenizerBase
     donors: tuple[str, ...]
-    """Those that serve rows which it lacks, in their order."""
+    """The donors of rows that it lacks, in the order in which they are asked."""
     entries: tuple[dict[str, Any], ...]
     """What the merge's record will say of each of its vocabulary tensors."""
     alignment: Alignment
     copied_by: Counter[Match]
-    """Rows that are copied, by what they matched by."""
+    """How many rows are copied, by what their tokens were matched by."""
     kept: Bool[np.ndarray, "rows"]
     """The output's rows that are its own (copied) or set by `tokens:`."""
     control: tuple[ControlToken, ...]
@@ -61,7 +61,7 @@ class ModelFacts:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of its first vocabulary tensor, which is the input embedding."""
+        """The record's counts for its first vocabulary tensor, which is the input embedding."""
         counts: dict[str, int] = self.entries[0]["counts"]
         return counts
 
@@ -73,9 +73,9 @@ class Facts:
     run: DryRun
     models: tuple[ModelFacts, ...]
     digits: Digits
-    """Of the output's tokenizer."""
+    """How the output's tokenizer cuts numbers."""
     reading: Mapping[str, Reading]
-    """Of the output's tokenizer."""
+    """How the output's tokenizer reads the sample texts, by their kind."""
     steps: tuple[Step, ...]
     seconds_per_multiply_add: float
     block: str | None
@@ -165,7 +165,7 @@ def _kept(plan: RowPlan) -> Bool[np.ndarray, "rows"]:
 def _block(run: DryRun, models: list[ModelFacts]) -> tuple[str | None, tuple[ControlToken, ...]]:
     base = next((facts for facts in models if facts.model == run.transplant.base), None)
     if base is None or run.transplant.source == "union":
-        # In a union each model's markup is to stay its own.
+        # In a union each model keeps its own markup.
         return None, ()
     named = counterparts(base.control, base.vocabulary)
     rest = [token for token in unmatched(base.control) if token.token not in named]

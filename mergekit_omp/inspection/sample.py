@@ -62,7 +62,7 @@ SAMPLES: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""Texts by kind, written for this purpose."""
+"""Sample texts by kind; written for this file."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Reading:
     """What one tokenizer makes of one text."""
 
     bytes: int
-    """Of the text, in UTF-8."""
+    """Length of the text in UTF-8."""
     ids: tuple[int, ...]
     unknown: int
     """How many of the ids are the unknown token: text that is lost."""

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int, Int8
 
 FILE_NAME = "tokenizer_transplant.npz"
 KEY = "rows"
-"""Of the facts in a tensor's entry, until they are saved."""
+"""The key under which a tensor's entry holds its facts until they are saved."""
 
 
 class Origin(IntEnum):

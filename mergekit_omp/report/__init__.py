@@ -1,1 +1,1 @@
-"""What a transplant did, for people and programs to read."""
+"""`mergekit-omp report`: what a transplant did, as a page or in Markdown."""

@@ -124,7 +124,7 @@ def _same(planned: Replanned, model: str, entry: dict[str, Any]) -> bool:
 
 
 def _plan_with_donor(out: OutDir, options: MergeOptions) -> Replanned | None:
-    """For methods that read no donor rows: the plan of one that does, to compare them with."""
+    """Where the merge's method reads no donor rows: a plan with one that does, for comparison."""
     methods = {entry["method"] for model in out.record["models"] for entry in model["tensors"]}
     if not methods or all(Needs.DONOR_ROWS in APPROXIMATIONS[method]().needs for method in methods):
         return None
@@ -132,5 +132,5 @@ def _plan_with_donor(out: OutDir, options: MergeOptions) -> Replanned | None:
     try:
         return replan(out.config, options, method="omp")
     except TransplantError:
-        # A donor with a tokenizer and no weights: the methods that need them say so.
+        # The donor has a tokenizer and no weights: methods that need them are reported as refused.
         return None

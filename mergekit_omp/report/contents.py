@@ -26,11 +26,11 @@ class TokenFacts:
     id: int
     text: str
     residual: float | None
-    """Relative; None where the method codes nothing in anchors."""
+    """Norm of the residual over that of the donor's row; None where the method has no residuals."""
     norm: float
-    """Of the output's row."""
+    """Norm of its row in the output."""
     anchors: tuple[Anchor, ...] = ()
-    """The heaviest, heaviest first."""
+    """Those of the largest weights, the largest first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Outlier:
 
     token: TokenFacts
     out_times: float
-    """Its distance from the mean row over that of 99.9% of the model's own rows."""
+    """Its distance from the mean row, over the 99.9% quantile of such distances in the model."""
     donor_share: float
     """The share of the donor's rows that lie nearer to the donor's mean row."""
 
@@ -60,9 +60,9 @@ class Section:
 
     model: str
     entry: dict[str, Any]
-    """Of the record."""
+    """What the record says of the tensor."""
     norms: dict[str, Float[np.ndarray, "some"]]
-    """Row norms by what the rows are, for a histogram."""
+    """Norms of rows, by what became of the rows, for a histogram."""
     residuals: Float[np.ndarray, "approximated"]
     row_map: RowMap | None
     worst: tuple[TokenFacts, ...]
@@ -74,13 +74,13 @@ class Section:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether rows are rows, and not single numbers (a head's bias)."""
+        """Whether a token has a whole row, and not one number as in a head's bias."""
         return self.entry["part"] != "head_bias"
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All of it."""
+    """Everything that a report says."""
 
     name: str
     record: dict[str, Any]
@@ -92,7 +92,7 @@ class Report:
 
 
 def quantiles(values: Float[np.ndarray, "values"]) -> dict[str, float] | None:
-    """Median, 95th percentile and largest; None of nothing."""
+    """Median, 95th percentile and largest of some numbers; None where there are none."""
     if not len(values):
         return None
     return {
@@ -103,7 +103,7 @@ def quantiles(values: Float[np.ndarray, "values"]) -> dict[str, float] | None:
 
 
 def evenly(ids: Int[np.ndarray, "ids"], count: int) -> Int[np.ndarray, "some"]:
-    """At most `count` of the ids, evenly through them: the same ones always."""
+    """At most `count` of the ids, at even distances, so that it is always the same ones."""
     if len(ids) <= count:
         return ids
     return ids[np.linspace(0, len(ids) - 1, count).astype(np.int64)]

@@ -27,7 +27,7 @@ _VARIABLES = {
     _SECOND: "var(--copied)",
     _THIRD: "var(--own)",
 }
-"""Stand-ins that matplotlib can draw with, and the page's colours."""
+"""Colours that matplotlib draws with, and the page's colours that replace them."""
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -130,7 +130,7 @@ def scatter(name: str, rows: RowMap) -> str:
 
 
 def _bulk(values: Float[np.ndarray, "values"]) -> tuple[float, float]:
-    """The range of all but 0.2% at either end, and some air around it."""
+    """The range of all but 0.2% at either end, with a margin around it."""
     low, high = (float(q) for q in np.quantile(values, (0.002, 0.998)))
     air = 0.04 * (high - low) or 0.5
     return (0.0 if 0 <= low < 0.3 * high else low - air), high + air

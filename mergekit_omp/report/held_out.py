@@ -1,8 +1,8 @@
-"""The held-out check: shared tokens are made out to be missing, approximated, and compared.
+"""The held-out check: some shared tokens are treated as missing, approximated, and compared.
 
-The truth is known for them: the model's own rows. What predicts the loss is how well the offset
-of a row from the mean row is met, since softmax does not see what all rows of a head have in
-common: a method that writes the mean row says nothing, and scores 0.
+Their true rows are known: the model has them. What predicts the loss is how well the offset of a
+row from the mean row is met, since softmax ignores what all rows of a head have in common. A method
+that writes the mean row for every token tells nothing of them, and scores 0.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from mergekit_omp.transplant.row_plan import ApproximatedRows, CodingRows, vocab
 from mergekit_omp.vocabulary import Vocabulary
 
 FEWEST = 20
-"""Hidden tokens below which figures would mean nothing."""
+"""With fewer hidden tokens no check is made, since its figures would mean nothing."""
 _LARGEST_SHARE = 10
-"""At most one anchor in so many is hidden, so that the problem stays the one of the merge."""
+"""At most one anchor in so many is hidden, so that the problem stays that of the merge."""
 _NEGLIGIBLE = 1e-5
-"""An offset from the mean row below this share of the row is rounding."""
+"""An offset from the mean row that is smaller than this share of the row's norm is rounding."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class HeldOut:
 
     hidden: int
     anchors: int
-    """How many anchors were left."""
+    """How many anchors were left to approximate from."""
     outcomes: tuple[Outcome, ...]
-    """From the best score to the worst."""
+    """Of every method that could be run, from the best score to the worst."""
     refused: dict[str, str]
     """Methods that could not be run, and why."""
     scores: Float[np.ndarray, "hidden"]
-    """Of the method of the merge, token by token."""
+    """Scores of the merge's method, one per hidden token."""
 
     @property
     def own(self) -> Outcome:
@@ -88,8 +88,8 @@ def held_out(
 ) -> HeldOut | None:
     """Hides tokens and approximates them by each of `methods`, of which the first is the merge's.
 
-    `base` is the model's matrix. Its hidden rows are not finite meanwhile, so that no method can
-    see them; afterwards they are back. None where there are too few anchors for a check.
+    `base` is the model's matrix. While methods run, its hidden rows are NaN, so that none can read
+    them; they are restored afterwards. None where there are too few anchors for a check.
     """
     plan = served.coding
     texts = [model.content[row] for row in plan.anchor_rows]
@@ -134,7 +134,7 @@ def held_out(
 
 
 def all_methods(recorded: Approximation) -> list[Approximation]:
-    """The recorded method, then every one with its defaults that is not the very same."""
+    """The recorded method, then every other method with its defaults."""
     others = [kind() for kind in APPROXIMATIONS.values()]
     return [recorded, *(other for other in others if other != recorded)]
 
@@ -203,7 +203,7 @@ def _outcome(
 
 
 def _told_parameters(method: Approximation) -> dict[str, object]:
-    """Those that are not the default, and k."""
+    """The method's parameters that are not at their defaults, and always k."""
     return {
         name: value
         for name, value in method.model_dump(mode="json").items()

@@ -69,7 +69,7 @@ def look_alikes(
 def _inclusion(sizes: Float64[np.ndarray, "units"], count: int) -> Float64[np.ndarray, "units"]:
     """Chances proportional to size that sum to `count`, none above 1, for sampling without return.
 
-    Units too large for their share are certain; the others divide what is left.
+    Units too large for their share get 1; the others share what is left.
     """
     if count >= len(sizes):
         return np.ones(len(sizes))
@@ -93,7 +93,8 @@ def _features(
 
 
 def _kind(text: bytes) -> int:
-    """Fragment of a character, whitespace, English letters, other letters, digits, the rest."""
+    """A number for each kind: part of a character, whitespace, ASCII letters, other letters,
+    digits, rest."""
     try:
         word = text.decode().strip()
     except UnicodeDecodeError:

@@ -74,7 +74,7 @@ def _checks(report: Report, headed: Sequence[tuple[str, Section]]) -> list[str]:
     if all(section.held_out is None for _, section in headed):
         return [f"Not made: {why_unchecked(report)}"]
     blocks = [wording.SCORE, wording.SCORE_MEANING]
-    # The head first: its score is the one that predicts the loss.
+    # The head comes first: its score predicts the loss best.
     for title, section in sorted(headed, key=lambda one: one[1].entry["part"] != "head"):
         check = section.held_out
         if check is None:

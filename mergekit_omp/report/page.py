@@ -24,7 +24,7 @@ class _Plot:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """A section with what its looks add."""
+    """A section, with what only its appearance on the page needs."""
 
     id: str
     title: str
@@ -107,7 +107,8 @@ def _plots(name: str, section: Section) -> tuple[_Plot, ...]:
 
 
 def _with_bars(view: _View) -> dict[str, Any]:
-    """The view for the template: outcomes with their parameters in words and a bar's width."""
+    """The view for the template: outcomes with their parameters in words and the width of their
+    bar."""
     section = {name: getattr(view.section, name) for name in view.section.__dataclass_fields__}
     check = view.section.held_out
     if check is not None:

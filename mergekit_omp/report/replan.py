@@ -39,7 +39,7 @@ class PlannedRows:
     output_name: str
     """The output's name for the tensor."""
     vocabulary: Vocabulary
-    """The model's."""
+    """The model's vocabulary."""
     load: LoadTensor
     axis: int
 
@@ -77,7 +77,7 @@ def replan(config_yaml: str, options: MergeOptions, method: str | None = None) -
             config, architecture, trust_remote_code=options.trust_remote_code
         )
         level = logging.getLogger("mergekit_omp").level
-        # What there was to warn of is in the record.
+        # The record has the warnings already.
         logging.getLogger("mergekit_omp").setLevel(logging.ERROR)
         try:
             planner = MergePlanner(config, architecture, options, out_config)
@@ -117,7 +117,7 @@ def replan(config_yaml: str, options: MergeOptions, method: str | None = None) -
 
 
 def _with_method(settings: dict[str, Any], method: str) -> dict[str, Any]:
-    """The same merge by another approximation, without the parameters that it does not have."""
+    """The config with another approximation, without parameters which that one does not have."""
     own, plus, inner = settings["merge_method"].partition("+")
     dropped = APPROXIMATIONS[own].model_fields.keys() - APPROXIMATIONS[method].model_fields.keys()
     return {**_without(settings, dropped), "merge_method": f"{method}{plus}{inner}"}

@@ -1,4 +1,4 @@
-"""What numbers tell of rows: their norms, a map of them in the plane, and the outliers among them.
+"""Measures of rows: their norms, a map of them in the plane, and the outliers among them.
 
 Outliers are rows that are ordinary in the donor and large in the output. A donor can be made so
 that one of its tokens does nothing there and much in the model that takes over its tokenizer: its
@@ -90,13 +90,13 @@ class Distances:
     """Distances from the mean row, of approximated tokens and of what they are compared with."""
 
     out: Float[np.ndarray, "tokens"]
-    """Of the output's rows, from the mean of the model's own rows."""
+    """Distances of the output's rows from the mean of the model's own rows."""
     base: Float[np.ndarray, "base_rows"]
-    """Of the model's own rows."""
+    """Distances of the model's own rows from their mean."""
     donor: Float[np.ndarray, "tokens"]
-    """Of the donor's rows of the same tokens, from the donor's mean row."""
+    """Distances of the donor's rows of these tokens from the donor's mean row."""
     donor_anchors: Float[np.ndarray, "anchors"]
-    """Of the donor's rows of shared tokens."""
+    """Distances of the donor's rows of shared tokens from the donor's mean row."""
 
     @property
     def out_times(self) -> Float[np.ndarray, "tokens"]:

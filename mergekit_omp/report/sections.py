@@ -1,4 +1,4 @@
-"""One vocabulary tensor's part of the report, with as much in it as the models at hand allow."""
+"""The report's section on one vocabulary tensor, as complete as the models at hand allow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Wanted:
     """How much of a check to make."""
 
     hidden: int
-    """Tokens to hide."""
+    """How many tokens to hide, at most."""
     compare: bool
     """Whether to run every method."""
 
@@ -151,7 +151,7 @@ def _check(
         return None
     method = served.approximation
     if compared is not None:
-        # The same rows, with those of the donor beside them.
+        # Planned with a method that reads the donor's rows, so that others can be compared.
         rows = compared.tensors[model, entry["tensor"]]
         served = _largest(rows) or served
     donor = (compared or planned).donors.get(

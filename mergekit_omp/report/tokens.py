@@ -1,4 +1,4 @@
-"""Single approximated tokens: which ones a report shows, as what text, made of which anchors."""
+"""Single approximated tokens: which of them a report shows, their text, and their anchors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Tokens:
         self._new = ids_of(facts, Origin.APPROXIMATED)
 
     def worst(self) -> list[int]:
-        """Of the largest residuals."""
+        """Ids of the tokens with the largest relative residuals, the largest first."""
         if self._facts is None:
             return []
         residuals = self._facts.relative_residual[self._new]
@@ -51,7 +51,7 @@ class Tokens:
         return _top(coded, self._facts.relative_residual[coded])
 
     def largest(self) -> list[int]:
-        """Of the largest norms."""
+        """Ids of the tokens with the largest norms, the largest first."""
         return _top(self._new, self._norms[self._new])
 
     def facts(self, i: int, anchors: dict[int, tuple[Anchor, ...]]) -> TokenFacts:
@@ -65,7 +65,7 @@ class Tokens:
         )
 
     def anchors(self, ids: Sequence[int]) -> dict[int, tuple[Anchor, ...]]:
-        """The anchors of some tokens."""
+        """The heaviest anchors of the tokens `ids`, by id."""
         found: dict[int, tuple[Anchor, ...]] = {}
         for served in self._rows.plan.approximated if self._rows is not None else ():
             chosen = np.unique(np.array(ids, dtype=np.int64))

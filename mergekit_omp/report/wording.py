@@ -1,4 +1,4 @@
-"""What a report says in words, in HTML and in Markdown alike: numbers, names, whole sentences."""
+"""The words of a report, for HTML and for Markdown: numbers, names and whole sentences."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def number(value: float | int | None, digits: int = 3) -> str:
         return "not finite"
     if abs(value) >= 1e5:
         return f"{value:.1e}"
-    # Adding 0 makes no number of the minus that a small one is rounded to.
+    # Adding 0 turns the -0.0 of a small negative number into 0.0.
     rounded = round(value, digits if abs(value) < 100 else 1) + 0.0
     return f"{rounded:,.{digits if abs(value) < 100 else 1}f}".replace("-", "−")
 
@@ -118,7 +118,8 @@ def titles(sections: Sequence[Section]) -> list[str]:
 
 
 def told(record: dict[str, Any]) -> dict[str, Any]:
-    """The record, each tensor's entry with its parameters in words: k, and what is no default."""
+    """The record, with each tensor's parameters in words under `told`: k, and those not at
+    defaults."""
     return {
         **record,
         "models": [

@@ -18,7 +18,7 @@ from mergekit_omp.report.sections import Wanted
 
 _NAME = "tokenizer_transplant"
 _HEAD = 2000
-"""Characters in which a report says that it is one."""
+"""A report names its generator within so many characters of its start."""
 
 
 def write_report(

@@ -1,4 +1,4 @@
-"""What is known of the models of a merge and of their donors, each thing found out once."""
+"""Vocabularies, rows and donors of the models of a merge, each read once."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ class MergeInputs:
         return self._rows[tensor]
 
     def donor_rows(self, tensor: VocabularyTensor) -> StoredRows:
-        """The same for a donor's tensor, which must have something to donate."""
+        """Like `rows`, for a donor's tensor. Raises TransplantError where none of its rows is
+        usable."""
         rows = self.rows(tensor)
         if not rows.usable.any():
             raise TransplantError(

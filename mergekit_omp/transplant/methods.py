@@ -76,7 +76,7 @@ def _field_specs(approximation: type[Approximation]) -> tuple[ParameterSpec, ...
 
 
 class TransplantMethod(MergeMethod):
-    """`inner`, on vocabulary tensors whose missing rows `approximation` has filled in."""
+    """`inner`, which gets vocabulary tensors whose missing rows `approximation` has made."""
 
     def __init__(self, name: str, approximation: type[Approximation], inner: MergeMethod):
         own = parameter_specs(approximation)

@@ -33,7 +33,7 @@ HOLDS_PLANS = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
 @dataclass(frozen=True, eq=False)
 class CodingRows:
-    """Which rows of a donor tensor stand for what, for all models of one vocabulary."""
+    """Rows of missing tokens and anchors in donor and base, for all models of one vocabulary."""
 
     targets: np.ndarray
     """Donor row of each missing token."""
@@ -47,7 +47,7 @@ class CodingRows:
     def inputs(
         self, needs: frozenset[Needs], donor: Tensor | None, other_matrix: Tensor | None = None
     ) -> CodingInputs:
-        """The donor's side of the problem, with the tensors that `needs` asks for."""
+        """What the method gets of the donor: the tensors that `needs` names."""
         if Needs.DONOR_ROWS not in needs or donor is None:
             device = torch.device("cpu")
             targets = anchors = donor = None
@@ -129,7 +129,7 @@ class EncodeMissing(Task[dict[str, Any]]):
                 code = self.approximation.encode(inputs)
         except ValueError as error:
             raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error
-        # A plain dict, since the executor moves tensors between devices in these alone.
+        # The executor moves tensors between devices in plain dicts, not in objects of ours.
         result = code.to_tensors()
         if inputs.targets is not None:
             result["target_norms"] = inputs.targets.float().norm(dim=1)
@@ -137,7 +137,7 @@ class EncodeMissing(Task[dict[str, Any]]):
 
 
 def _rows_where_there_are(matrix: Tensor | None, ids: np.ndarray) -> Tensor | None:
-    """Rows of a matrix that may end early; not a number past its end."""
+    """Rows of a matrix; NaN for ids past its end."""
     if matrix is None:
         return None
     wanted = torch.from_numpy(ids).to(matrix.device)

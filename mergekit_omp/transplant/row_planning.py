@@ -67,7 +67,7 @@ class RowPlanner:
         self.rows = rows
         self.log = log
         self.alignments: dict[tuple[str, ModelReference], Alignment] = {}
-        """Of what has been planned, by tensor of the output and model."""
+        """The alignments used so far, by the output's name of the tensor and the model."""
         self._codes: dict[tuple[Any, ...], EncodeMissing] = {}
 
     def plan(

@@ -19,7 +19,7 @@ class Match(IntEnum):
     """How an output id found the model's row that is copied to it."""
 
     NONE = 0
-    """It did not: its row is missing."""
+    """It found none: its row is missing."""
     BYTES = 1
     """Both tokens are the same bytes."""
     ROLE = 2
@@ -63,7 +63,7 @@ class Alignment:
     anchors: Bool[np.ndarray, "output_size"]
     """Shared ordinary tokens that both tokenizers emit."""
     repeated: Bool[np.ndarray, "output_size"]
-    """Control tokens whose row goes to a more telling one too (pad == eos in the model).
+    """Control tokens that get a row which a more important one gets too (pad == eos in the model).
 
     In an output head such a row would take half of the other's probability.
     """
@@ -171,7 +171,7 @@ def _align_control(
         elif players:
             source[i], match[i] = players[0], Match.ROLE
         elif same is not None:
-            # Another role, but the very token: nearer than anything that could be approximated.
+            # Another role, but the same token: better than an approximated row.
             source[i], match[i] = same, Match.STRING
     for i in np.flatnonzero(output.added & (match == Match.NONE)).tolist():
         same = control.get(output.strings[i])
@@ -185,7 +185,7 @@ def _ids(vocabulary: Vocabulary, kind: Kind) -> list[int]:
 
 
 def _roles_by_id(vocabulary: Vocabulary) -> dict[int, list[str]]:
-    """Each id's roles, the most telling first."""
+    """The roles of each id, in the order of `ROLES`."""
     roles: dict[int, list[str]] = {}
     for role in ROLES:
         if role in vocabulary.roles:

@@ -45,7 +45,7 @@ NEIGHBOURS = (
 The last two are a letter and a mark so rare that no merge takes them.
 """
 SEPARATOR = " a "
-"""What keeps such texts apart."""
+"""Put between such texts, so that they do not influence each other."""
 SAMPLES = 64
 """Characters tried for each leading byte that only a byte piece can spell."""
 LEADING_BYTES = (
