@@ -19,6 +19,7 @@ from mergekit_omp.evaluation.models import (
     load_model,
     load_tokenizer,
     longest_context,
+    merged_base,
     record_of,
 )
 from mergekit_omp.evaluation.scoring import score_tokens
@@ -105,8 +106,8 @@ def _recorded_base(
 ) -> str | None:
     """The base that a record names, where it is still there."""
     for name, record in records.items():
-        base: str | None = (record or {}).get("base_model")
-        if base is None:
+        base = record and (merged_base(name) or record.get("base_model"))
+        if not base:
             continue
         try:
             longest_context(base, loading)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from mergekit.config import MergeConfiguration
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,8 +23,12 @@ from transformers import (
 from mergekit_omp.evaluation.scoring import positions
 from mergekit_omp.record.id_ranges import read
 from mergekit_omp.record.record import FILE_NAME
+from mergekit_omp.transplant.config import models_in_order
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+_CONFIG = "mergekit_config.yml"
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,19 @@ def record_of(name: str) -> dict[str, Any] | None:
         return None
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
+
+
+def merged_base(name: str) -> str | None:
+    """The base of the merge that a model directory came from, by the config that lies there.
+
+    The record's own name for it is short where it is a local path.
+    """
+    try:
+        text = (Path(name) / _CONFIG).read_text(encoding="utf-8")
+        config = MergeConfiguration.model_validate(yaml.safe_load(text))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return str(config.base_model or models_in_order(config)[0])
 
 
 def approximated_ids(record: dict[str, Any]) -> np.ndarray | None:

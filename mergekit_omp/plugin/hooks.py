@@ -287,7 +287,7 @@ def _wrap_vocabulary_size(merge: Any) -> None:
 
 def _wrap_card(merge: Any) -> None:
     """mergekit's model card, with a section on the transplant."""
-    from mergekit_omp.record.model_card import with_transplant
+    from mergekit_omp.plugin.card import transplant_card
     from mergekit_omp.transplant.merge import current
 
     original = merge.generate_card
@@ -300,8 +300,11 @@ def _wrap_card(merge: Any) -> None:
             return card
         # For `out/` mergekit has no name.
         name = name or os.path.basename(os.path.abspath(ours.out_path))
-        return with_transplant(
-            original(config=config, config_yaml=config_yaml, name=name), ours.record
+        return transplant_card(
+            lambda: original(config=config, config_yaml=config_yaml, name=name),
+            ours.record,
+            ours.sources,
+            ours.shown,
         )
 
     merge.generate_card = generate_card

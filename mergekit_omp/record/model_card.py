@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -10,8 +12,10 @@ from mergekit.card import maybe_link_hf
 
 from mergekit_omp.record.record import FILE_NAME
 from mergekit_omp.record.sentences import PARTS, listed, tokenizer_of
+from mergekit_omp.record.shown_names import ShownNames
 
 _CONFIGURATION = "\n### Configuration\n"
+_INCLUDED = "The following models were included in the merge:"
 _COLUMNS = (
     ("copied", "copied"),
     ("by_role", "of these by role"),
@@ -23,11 +27,44 @@ _COLUMNS = (
 _ALWAYS = ("copied", "by_role", "approximated")
 
 
-def with_transplant(card: str, record: dict[str, Any]) -> str:
-    """mergekit's card with the tags and the section of a transplant, before its configuration."""
-    card = _with_tags(card, ["tokenizer-transplant", record["approximation"]])
+@dataclass(frozen=True)
+class CardModel:
+    """A model that the output is made of, as the front matter of a card names it."""
+
+    name: str
+    licence: str | None
+    """Where it is known."""
+
+
+def with_transplant(
+    card: str, record: dict[str, Any], models: Sequence[CardModel], shown: ShownNames
+) -> str:
+    """mergekit's card with what a transplant adds to it, before its configuration.
+
+    `models` are the base, the donor and the others. Local paths are cut as `shown` says.
+    """
     before, found, after = card.partition(_CONFIGURATION)
-    return f"{before.rstrip()}\n\n{section(record)}{found}{after}"
+    opening, metadata, text = before.split("---\n", 2)
+    if text.rstrip().endswith(_INCLUDED):
+        # mergekit leaves the base out of the list, and so the list empty.
+        text = f"{text.rstrip()}\n* {_linked(record['base_model'])}"
+    fields = yaml.safe_load(metadata)
+    fields["base_model"] = [shown(model.name) for model in models]
+    fields["tags"] = [*fields["tags"], "tokenizer-transplant", record["approximation"]]
+    licences = {model.licence for model in models if model.licence}
+    if licences:
+        fields["license"] = licences.pop() if len(licences) == 1 else "other"
+    told = section(record) + _licences(models)
+    whole = f"{opening}---\n{yaml.dump(fields)}\n---\n{text.rstrip()}\n\n{told}{found}{after}"
+    return shown(whole)
+
+
+def _licences(models: Sequence[CardModel]) -> str:
+    """A sentence where the licences differ, or only some are known."""
+    if len({model.licence for model in models}) < 2:
+        return ""
+    told = [f"{_linked(model.name)}: {model.licence or 'not known'}" for model in models]
+    return f"\nLicences: {'; '.join(told)}.\n"
 
 
 def section(record: dict[str, Any]) -> str:
@@ -92,10 +129,3 @@ def _linked(model: str) -> str:
     """A link for a name on the Hub; a path that exists is not looked up there."""
     path = model.partition("+")[0]
     return model if os.path.exists(path) or path != model else maybe_link_hf(model)
-
-
-def _with_tags(card: str, tags: list[str]) -> str:
-    opening, metadata, rest = card.split("---\n", 2)
-    fields = yaml.safe_load(metadata)
-    fields["tags"] = [*fields["tags"], *tags]
-    return f"{opening}---\n{yaml.dump(fields)}\n---\n{rest}"

@@ -94,7 +94,7 @@ def replan(config_yaml: str, options: MergeOptions, method: str | None = None) -
             continue
         for plan in aligned.plans:
             own = aligned.gather_tensors.weight_info[plan.model]
-            tensors[str(plan.model), own.name] = PlannedRows(
+            tensors[transplant.shown(str(plan.model)), own.name] = PlannedRows(
                 plan=plan,
                 output_name=weight.name,
                 vocabulary=transplant.vocabularies.vocabulary(plan.model),
@@ -113,7 +113,9 @@ def replan(config_yaml: str, options: MergeOptions, method: str | None = None) -
         for served in rows.plan.approximated
         if served.donor is not None
     }
-    return Replanned(transplant.output, tensors, {str(m): v for m, v in donors.items()})
+    return Replanned(
+        transplant.output, tensors, {transplant.shown(str(m)): v for m, v in donors.items()}
+    )
 
 
 def _with_method(settings: dict[str, Any], method: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import pydantic
@@ -12,6 +12,7 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.record.shown_names import ShownNames
 from mergekit_omp.transplant.methods import MATCH_DONOR_ROWS, TransplantMethod
 
 TokenizerSource: TypeAlias = ModelReference | Literal["union", "base"]
@@ -29,6 +30,13 @@ def models_in_order(config: MergeConfiguration) -> list[ModelReference]:
     if config.base_model:
         listed.append(config.base_model)
     return list(dict.fromkeys(listed))
+
+
+def shown_models(models: Iterable[ModelReference]) -> ShownNames:
+    """How models and their adapters are named where others read."""
+    references = list(models)
+    adapters = [model.lora.path for model in references if model.lora]
+    return ShownNames([*(model.model.path for model in references), *adapters])
 
 
 def tokenizer_source(config: MergeConfiguration) -> TokenizerSource:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from mergekit.common import ModelReference
+
+from mergekit_omp.record.shown_names import ShownNames
 from mergekit_omp.transplant.log import MergeLog
 
 
@@ -26,6 +29,10 @@ class Merge:
     """Where the output goes; None for a merge in memory."""
     record: dict[str, Any] | None = None
     """`tokenizer_transplant.json`, once it is written."""
+    sources: tuple[ModelReference, ...] = ()
+    """The base, the donor and the other models, as the card lists them."""
+    shown: ShownNames = field(default_factory=lambda: ShownNames(()))
+    """How record and card name models."""
     finish: Callable[[str], None] | None = None
     """What is left to do in the output directory after mergekit's last step."""
 

@@ -38,6 +38,7 @@ from mergekit_omp.transplant.config import (
     match_donor_rows,
     models_in_order,
     parameter_errors,
+    shown_models,
     tokenizer_source,
 )
 from mergekit_omp.transplant.control import control_tokens
@@ -102,6 +103,8 @@ class TransplantPlan:
         check_modules(config, arch_info.modules)
         check_parameters(config, method)
         self._check_models()
+        merge.sources = self._sources()
+        merge.shown = self.shown = shown_models(merge.sources)
         self.warnings = Warnings(logged=weights_are_read())
         self.vocabularies = Vocabularies(options)
 
@@ -127,6 +130,10 @@ class TransplantPlan:
         for warning in set_config_ids(out_config, tokenizer, self._moves):
             self.warnings.add(warning)
         self.aligned: list[AlignedTensor] = []
+
+    def _sources(self) -> tuple[ModelReference, ...]:
+        donors = [self.source] if isinstance(self.source, ModelReference) else []
+        return tuple(dict.fromkeys([self.base, *donors, *self.models]))
 
     def tokenizer_task(self) -> TransplantTokenizer:
         """In place of mergekit's own task."""

@@ -149,7 +149,7 @@ class WriteTransplant(Task[None]):
         self.merge.record = self.files.record
         for name, content in (
             ("generation_config.json", self.files.generation_config),
-            ("tokenizer_transplant.json", self.files.record),
+            ("tokenizer_transplant.json", self.merge.shown.of(self.files.record)),
         ):
             path = os.path.join(self.out_path, name)
             with open(path, "w", encoding="utf-8") as file:

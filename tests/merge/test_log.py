@@ -15,6 +15,7 @@ from merges import mergekit_yaml, swap, write_config
 from merging import record
 
 from mergekit_omp.record.id_ranges import read, written
+from mergekit_omp.record.shown_names import ShownNames
 
 
 def run(config: dict[str, Any], folder: Path, *options: str) -> str:
@@ -64,7 +65,8 @@ def test_without_options_there_are_warnings_and_a_summary(
         said = run(swap(base, donor, parameters={"k": 4}), tmp_path)
     out = tmp_path / "out"
     warnings = record(out)["warnings"]
-    assert from_us(caplog, logging.INFO) == warnings
+    shown = ShownNames([str(base), str(donor)])
+    assert [shown(said) for said in from_us(caplog, logging.INFO)] == warnings
     tensors = record(out)["models"][0]["tensors"]
     told = " ".join(said[said.index("Merged into") :].split())
     means = [tensor["relative_residual"]["mean"] for tensor in tensors]

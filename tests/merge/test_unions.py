@@ -155,7 +155,7 @@ def test_a_fine_tune_and_its_base_get_the_same_coefficients(
     config = weighed(order, code)
     out, seen = aligned(config)
     of_base, of_tuned = seen[str(base)], seen[str(tuned)]
-    (entry,) = next(m["tensors"] for m in record(out)["models"] if m["model"] == str(base))
+    (entry,) = next(m["tensors"] for m in record(out)["models"] if m["model"] == base.name)
     same = ((of_base * 2 - of_tuned).abs() < 1e-5).all(dim=1)
     zero = (of_tuned == 0).all(dim=1)
     assert 50 < zero.sum() < 200
@@ -297,4 +297,4 @@ def test_the_base_is_the_donor_of_every_other_model(
     for model in record(out)["models"]:
         for tensor in model["tensors"]:
             named = [donor["model"] for donor in tensor["donors"]]
-            assert named == ([] if model["model"] == str(sp[0]) else [str(sp[0])])
+            assert named == ([] if model["model"] == sp[0].name else [sp[0].name])
