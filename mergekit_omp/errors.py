@@ -13,3 +13,7 @@ class TransplantError(click.ClickException):
 
     def __str__(self) -> str:
         return self.message
+
+    def format_message(self) -> str:
+        """The message for a terminal: what a token or a path holds cannot act on it."""
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in self.message)

@@ -76,7 +76,9 @@ class Wechsel(SimilarityCoding, frozen=True):
             units = target / lengths.clamp_min(torch.finfo(dtype).tiny)
             similarities = (units @ atoms.T).div_(norms)
             closest, nearest = similarities.topk(k, dim=1)
-            weights = torch.softmax(closest / self.temperature, dim=1).where(lengths > 0, 0)
+            # Differences to the closest, so that a tiny temperature makes no infinities of both.
+            apart = (closest - closest[:, :1]) / max(self.temperature, torch.finfo(dtype).tiny)
+            weights = torch.softmax(apart, dim=1).where(lengths > 0, 0)
             indices[block] = found.rows[nearest]
             coefficients[block] = weights
             left = target - (weights[:, None] @ atoms[nearest])[:, 0]

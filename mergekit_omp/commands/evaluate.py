@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,9 @@ def evaluate(
     except (ValueError, ImportError) as error:
         raise click.ClickException(f"{str(error).rstrip('.')}.") from error
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        from mergekit_omp.outside.display import as_json as escaped_json
+
+        click.echo(escaped_json(result))
 
 
 def _loading(device: str, dtype: str, trust_remote_code: bool) -> Any:

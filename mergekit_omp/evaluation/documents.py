@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergekit_omp.outside.faults import reason
+
 SPLITS = ("auto", "file", "paragraph", "line")
 FEW_FILES = 10
 """With fewer files than this, "auto" cuts them into documents."""
@@ -99,16 +101,29 @@ def _paragraphs(text: str) -> list[str]:
 
 def _json_lines(path: Path, text: str) -> list[str]:
     documents = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: a JSON text may hold U+2028 and others that it takes for ends of lines.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}, is not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}, is not JSON ({reason(error)})") from error
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             raise ValueError(
                 f'{path}, line {number}, has no "text": write lines such as {{"text": "..."}}'
             )
-        documents.append(entry["text"])
+        documents.append(_spelled(path, number, entry["text"]))
     return documents
+
+
+def _spelled(path: Path, number: int, text: str) -> str:
+    """Text that UTF-8 can spell: JSON can also write half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{path}, line {number}, has half of a surrogate pair "
+            f"(\\u{ord(text[error.start]):04x}), which is no character: take it out"
+        ) from error
+    return text

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mergekit_omp.errors import TransplantError
 from mergekit_omp.evaluation.bootstrap import CONFIDENCE, RESAMPLES, SEED
 from mergekit_omp.evaluation.comparison import Scored, approximated_by, compared, scored
 from mergekit_omp.evaluation.models import (
@@ -23,6 +24,7 @@ from mergekit_omp.evaluation.models import (
     record_of,
 )
 from mergekit_omp.evaluation.scoring import score_tokens
+from mergekit_omp.models.tokenizers import read_vocabulary
 from mergekit_omp.vocabulary import Vocabulary
 
 LONGEST_DEFAULT = 2048
@@ -70,7 +72,7 @@ def evaluate(
         ids = None
         vocabulary, scores = _scored(name, documents, context, loading, reading)
         if (record := records.get(name)) is not None:
-            ids = approximated_ids(record)
+            ids = approximated_ids(record, name)
         elif (
             base is not None and found and vocabulary.fingerprint != found[0].vocabulary.fingerprint
         ):
@@ -111,7 +113,7 @@ def _recorded_base(
             continue
         try:
             longest_context(base, loading)
-        except ValueError:
+        except TransplantError:
             warn(
                 f"{name} was made from {base}, which is not found: no agreement is measured. Name "
                 "the base with --base."
@@ -145,7 +147,7 @@ def _scored(
     name: str, documents: Sequence[str], context: int, loading: Loading, reading: ReadingOptions
 ) -> tuple[Vocabulary, Any]:
     tokenizer = load_tokenizer(name, loading)
-    vocabulary = Vocabulary.from_tokenizer(tokenizer, name)
+    vocabulary = read_vocabulary(tokenizer, name)
     model = load_model(name, loading)
     try:
         scores = score_tokens(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from mergekit.common import ModelPath, ModelReference
 from mergekit.config import MergeConfiguration
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from mergekit_omp.errors import TransplantError
 from mergekit_omp.evaluation.scoring import positions
+from mergekit_omp.models.configs import read_config
+from mergekit_omp.models.tokenizer_files import open_tokenizer
+from mergekit_omp.models.weight_files import check_weights
+from mergekit_omp.outside.faults import of_library
+from mergekit_omp.outside.files import read_yaml
 from mergekit_omp.record.id_ranges import read
+from mergekit_omp.record.reading import record_beside
 from mergekit_omp.record.record import FILE_NAME
 from mergekit_omp.transplant.config import models_in_order
 
@@ -61,41 +65,43 @@ class Loading:
 
 def longest_context(name: str, loading: Loading) -> int | None:
     """How many positions a model was made for, by its config alone."""
-    if not os.path.exists(name) and (name[:1] in "/.~" or name.count("/") > 1):
-        raise ValueError(f"{name} cannot be loaded: there is no such directory")
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=loading.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ValueError(_not_loaded(name, error)) from error
-    return positions(config)
+    model = ModelReference(model=ModelPath(path=name))
+    return positions(read_config(model, trust_remote_code=loading.trust_remote_code))
 
 
 def load_tokenizer(name: str, loading: Loading) -> PreTrainedTokenizerBase:
-    """A model's tokenizer. ValueError, naming the model, where there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=loading.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ValueError(_not_loaded(f"the tokenizer of {name}", error)) from error
+    """A model's tokenizer. TransplantError, naming the model, where there is none."""
+    return open_tokenizer(name, trust_remote_code=loading.trust_remote_code)
 
 
 def load_model(name: str, loading: Loading) -> PreTrainedModel:
-    """A causal language model on its device. ValueError, naming it, where it cannot be loaded."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=loading.torch_dtype(), trust_remote_code=loading.trust_remote_code
+    """A causal language model on its device. TransplantError where it is not there, or not whole."""
+    if os.path.exists(name):
+        check_weights(name, "The model")
+    with of_library(
+        f"The model {name} cannot be loaded",
+        "Evaluate a causal language model whose config.json and weights belong together.",
+    ):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=loading.torch_dtype(),
+            trust_remote_code=loading.trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(_not_loaded(name, error)) from error
-    return model.to(loading.torch_device()).eval()
+    # transformers gives these random numbers.
+    missing = sorted(map(str, [*info["missing_keys"], *(info.get("mismatched_keys") or ())]))
+    if missing:
+        raise TransplantError(
+            f"The weights of {name} lack {len(missing)} of the model's tensors, of which one is "
+            f"{missing[0]}. Evaluate a model that is whole."
+        )
+    with of_library(f"The model {name} cannot be put on {loading.device}", "Name another device."):
+        return model.to(loading.torch_device()).eval()
 
 
 def record_of(name: str) -> dict[str, Any] | None:
     """The record of the transplant that a model directory came from, if it is of one."""
-    path = Path(name) / FILE_NAME
-    if not path.is_file():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    return record_beside(Path(name))
 
 
 def merged_base(name: str) -> str | None:
@@ -103,22 +109,26 @@ def merged_base(name: str) -> str | None:
 
     The record's own name for it is short where it is a local path.
     """
-    try:
-        text = (Path(name) / _CONFIG).read_text(encoding="utf-8")
-        config = MergeConfiguration.model_validate(yaml.safe_load(text))
-    except (OSError, ValueError, yaml.YAMLError):
+    path = Path(name) / _CONFIG
+    if not path.is_file():
         return None
+    content = read_yaml(path, "Merge again, or remove it.")
+    with of_library(f"{path} is no merge's config", "Merge again, or remove it."):
+        config = MergeConfiguration.model_validate(content)
     return str(config.base_model or models_in_order(config)[0])
 
 
-def approximated_ids(record: dict[str, Any]) -> np.ndarray | None:
+def approximated_ids(record: dict[str, Any], name: str) -> np.ndarray | None:
     """Ids whose row at least one of the merged models lacked; None if the record does not say."""
     listed = [model.get("approximated_ids") for model in record["models"] if model["tensors"]]
     if any(ids is None for ids in listed):
         return None
-    return np.unique(np.concatenate([read(""), *(read(ids) for ids in listed)]))
-
-
-def _not_loaded(what: str, error: Exception) -> str:
-    reason = " ".join(str(error).strip().split("\n")[0].split())
-    return f"{what} cannot be loaded ({reason})"
+    size = record["output"]["vocab_size"]
+    try:
+        found = [read(ids, size) for ids in listed]
+    except ValueError as error:
+        raise TransplantError(
+            f"{Path(name) / FILE_NAME} gives `approximated_ids` that are no ids of its tokenizer "
+            f"({error}). Merge again."
+        ) from error
+    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))

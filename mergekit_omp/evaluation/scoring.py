@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mergekit_omp.outside.faults import of_library
+
 DEFAULT_CONTEXT = 1024
 LOGITS_BYTES = 1 << 30
 """Memory that the logits of one batch may take where no batch size is given."""
@@ -143,9 +145,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list
     """The documents' ids, with no control token in them."""
     if not documents:
         return []
-    encoded: list[list[int]] = tokenizer(
-        list(documents), add_special_tokens=False, split_special_tokens=True, verbose=False
-    )["input_ids"]
+    with of_library("the tokenizer cannot read the text", "Check its tokenizer.json."):
+        encoded: list[list[int]] = tokenizer(
+            list(documents), add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
     return encoded
 
 
@@ -185,9 +188,10 @@ def _read(
         ids = sequences[window.document][window.start : window.stop]
         inputs[row, : len(ids)] = torch.tensor(ids)
         mask[row, : len(ids)] = 1
-    logits = model(
-        input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), use_cache=False
-    ).logits
+    with of_library("the model cannot read the text", "Check its config.json and its weights."):
+        logits = model(
+            input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), use_cache=False
+        ).logits
     found = []
     for row, window in zip(logits, batch, strict=True):
         ids = sequences[window.document][window.start + window.known + 1 : window.stop + 1]

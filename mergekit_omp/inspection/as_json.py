@@ -9,6 +9,7 @@ from typing import Any
 from mergekit_omp.inspection.checks import warnings
 from mergekit_omp.inspection.facts import NUMBER, Digits, Facts, ModelFacts
 from mergekit_omp.inspection.sample import Reading
+from mergekit_omp.outside import display
 from mergekit_omp.transplant.control import ControlToken
 
 FORMAT = 1
@@ -16,7 +17,7 @@ FORMAT = 1
 
 def as_json(facts: Facts) -> str:
     """One JSON object."""
-    return json.dumps(_contents(facts), indent=2, ensure_ascii=False)
+    return display.as_json(_contents(facts))
 
 
 def nothing_to_inspect(merge_method: str) -> str:

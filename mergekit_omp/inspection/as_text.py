@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mergekit_omp.inspection.checks import warnings
 from mergekit_omp.inspection.facts import NUMBER, Digits, Facts, ModelFacts
+from mergekit_omp.outside.display import visible
 from mergekit_omp.transplant.control import ControlToken, Fate
 from mergekit_omp.vocabulary import DigitScheme, Match
 
@@ -118,9 +119,9 @@ def _control_lines(model: ModelFacts) -> list[tuple[str, str]]:
     for tokens in groups.values():
         shown = [tokens[0]] if len(tokens) >= ALIKE else tokens
         for token in shown:
-            label = token.token + (f" ({', '.join(token.roles)})" if token.roles else "")
+            label = visible(token.token) + (f" ({', '.join(token.roles)})" if token.roles else "")
             if len(tokens) >= ALIKE:
-                label = f"{token.token} and {len(tokens) - 1} alike"
+                label = f"{visible(token.token)} and {len(tokens) - 1} alike"
             lines.append((label, _gets(token)))
     return lines
 
@@ -128,9 +129,9 @@ def _control_lines(model: ModelFacts) -> list[tuple[str, str]]:
 def _gets(token: ControlToken) -> str:
     said = str(token.fate.value)
     if token.source_model is not None:
-        said += f": {token.source} of {token.source_model}"
+        said += f": {visible(token.source or '')} of {token.source_model}"
     elif token.source is not None and token.source != token.token:
-        said += f" from {token.source}"
+        said += f" from {visible(token.source)}"
     if token.suppressed:
         said += ", not to be generated (another token has the same row)"
     return said
@@ -160,7 +161,7 @@ def _texts(facts: Facts, model: ModelFacts) -> Iterator[str]:
 def _digits(digits: Digits) -> str:
     if digits.scheme == DigitScheme.NONE:
         return f"cannot spell {NUMBER}"
-    return f"{NUMBER} is {' '.join(digits.example)} ({digits.scheme.value})"
+    return f"{NUMBER} is {visible(' '.join(digits.example))} ({digits.scheme.value})"
 
 
 def _plan(facts: Facts) -> Iterator[str]:
@@ -216,7 +217,7 @@ def _block(facts: Facts) -> Iterator[str]:
 
 def _names(tokens: Sequence[ControlToken]) -> str:
     more = f" and {len(tokens) - NAMED} more" if len(tokens) > NAMED else ""
-    return ", ".join(token.token for token in tokens[:NAMED]) + more
+    return ", ".join(visible(token.token) for token in tokens[:NAMED]) + more
 
 
 def _warnings(facts: Facts) -> Iterator[str]:

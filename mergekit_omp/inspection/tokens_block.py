@@ -28,7 +28,8 @@ def tokens_block(
     text: str = yaml.safe_dump(
         {"tokenizer": {**block, "tokens": tokens}},
         sort_keys=False,
-        allow_unicode=True,
+        # YAML writes marks of direction and line breaks of Unicode as they are.
+        allow_unicode=all(name.isprintable() for name in (*tokens, *counterparts.values())),
         width=2**16,
     )
     return text.rstrip("\n")

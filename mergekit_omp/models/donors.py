@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from mergekit.common import ModelReference
@@ -12,6 +13,7 @@ from mergekit_omp.approximation import Part, without_donor_rows
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.checkpoint import stored_tensors
 from mergekit_omp.models.completeness import own_architecture
+from mergekit_omp.models.configs import read_config
 from mergekit_omp.models.numbers import check_donor, check_vocabulary_tensor
 from mergekit_omp.models.tensors import (
     VocabularyTensor,
@@ -20,6 +22,8 @@ from mergekit_omp.models.tensors import (
     vocabulary_parts,
     vocabulary_tensors,
 )
+from mergekit_omp.models.weight_files import check_weights
+from mergekit_omp.outside.faults import of_library
 from mergekit_omp.vocabulary import Vocabulary
 
 
@@ -41,25 +45,23 @@ def load_donor(
     model: ModelReference, vocabulary: Vocabulary, method: str, options: MergeOptions
 ) -> Donor:
     """A donor with its weights' names. TransplantError where it has none that can be read."""
-    try:
+    without = (
+        f"{method!r} finds missing tokens in the donor's rows: name a donor with weights, or use "
+        f"another method: {without_donor_rows()}."
+    )
+    if os.path.exists(model.model.path):
+        try:
+            check_weights(model.model.path, "The donor")
+        except TransplantError as error:
+            raise TransplantError(f"{error} {without}") from error
+    with of_library(f"The donor {model} has a tokenizer but no weights that can be read", without):
         LoaderCache().get(model)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise TransplantError(
-            f"The donor {model} has a tokenizer but no weights that can be read ({error}). "
-            f"{method!r} finds missing tokens in the donor's rows: name a donor with weights, or "
-            f"use another method: {without_donor_rows()}."
-        ) from error
-    try:
-        architecture = architecture_of(model, options)
-        tensors = vocabulary_tensors(model, architecture)
-        if Part.INPUT not in tensors and (own := own_architecture(model, options)):
-            architecture = own
-            tensors = vocabulary_tensors(model, own)
-    except (RuntimeError, OSError, ValueError, TypeError) as error:
-        raise TransplantError(
-            f"The donor {model} is of no architecture that mergekit can read ({error}). Name "
-            "another donor."
-        ) from error
+    read_config(model, trust_remote_code=options.trust_remote_code)
+    architecture = architecture_of(model, options)
+    tensors = vocabulary_tensors(model, architecture)
+    if Part.INPUT not in tensors and (own := own_architecture(model, options)):
+        architecture = own
+        tensors = vocabulary_tensors(model, own)
     check_donor(model, stored_tensors(model), list(vocabulary_parts(architecture)))
     if not tensors:
         raise TransplantError(

@@ -15,7 +15,7 @@ import huggingface_hub
 import safetensors
 import torch
 from mergekit.architecture.conversion import convert_checkpoint_tensors
-from mergekit.common import dtype_from_name
+from mergekit.common import ModelReference, dtype_from_name
 from mergekit.io.lazy_tensor_loader import ShardedTensorIndex
 from mergekit.io.tasks import LoaderCache, LoadTensor
 from torch import Tensor
@@ -46,7 +46,7 @@ _DTYPES = {
 
 @contextlib.contextmanager
 def headers_only() -> Iterator[None]:
-    """Plan without weights: every row that exists counts as usable."""
+    """Plan without fetching weights: of models that are not here, every row counts as usable."""
     token = _headers_only.set(True)
     try:
         yield
@@ -57,6 +57,11 @@ def headers_only() -> Iterator[None]:
 def weights_are_read() -> bool:
     """Whether planning may read weights: it may, but under `headers_only`."""
     return not _headers_only.get()
+
+
+def at_hand(model: ModelReference) -> bool:
+    """Whether a model's weights are on this machine, so that reading them fetches nothing."""
+    return not isinstance(LoaderCache().get(model).index, FetchedIndex)
 
 
 @dataclass

@@ -24,7 +24,9 @@ from transformers import PretrainedConfig
 
 from mergekit_omp.approximation.anchors import usable_rows
 from mergekit_omp.approximation.base import Part
-from mergekit_omp.models.headers import header, weights_are_read
+from mergekit_omp.approximation.moments import finite_rows
+from mergekit_omp.models.headers import at_hand, header, weights_are_read
+from mergekit_omp.outside.faults import of_library
 
 EIGHT_BIT_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -81,6 +83,8 @@ class StoredRows:
     """Numbers per row: the hidden size, or 1 for a bias."""
     usable: np.ndarray
     """Per row: all finite, and not all zero. Planned from headers alone, every row is."""
+    finite: np.ndarray
+    """Per row: all finite."""
 
 
 def read_rows(tensor: VocabularyTensor) -> StoredRows:
@@ -88,9 +92,13 @@ def read_rows(tensor: VocabularyTensor) -> StoredRows:
 
     Raises LookupError where the model has no such tensor.
     """
-    if not weights_are_read():
+    if not weights_are_read() and not at_hand(tensor.model):
         return _rows_of_header(tensor)
-    matrix = tensor.load_task().execute()
+    with of_library(
+        f"{tensor.weight.name} of {tensor.model} cannot be read",
+        "Copy or download the model again, whole, or name another.",
+    ):
+        matrix = tensor.load_task().execute()
     if matrix is None:
         raise LookupError(tensor.weight.name)
     matrix = (
@@ -99,7 +107,10 @@ def read_rows(tensor: VocabularyTensor) -> StoredRows:
         else (matrix.unsqueeze(1))
     )
     return StoredRows(
-        count=matrix.shape[0], width=matrix.shape[1], usable=usable_rows(matrix).numpy(force=True)
+        count=matrix.shape[0],
+        width=matrix.shape[1],
+        usable=usable_rows(matrix).numpy(force=True),
+        finite=finite_rows(matrix).numpy(force=True),
     )
 
 
@@ -108,18 +119,18 @@ def _rows_of_header(tensor: VocabularyTensor) -> StoredRows:
     if found is None:
         raise LookupError(tensor.weight.name)
     count = found.shape[tensor.weight.vocabulary_axis] if found.ndim > 1 else len(found)
-    return StoredRows(
-        count=count, width=found.numel() // max(count, 1), usable=np.ones(count, bool)
-    )
+    every = np.ones(count, bool)
+    return StoredRows(count, found.numel() // max(count, 1), usable=every, finite=every)
 
 
 def architecture_of(model: ModelReference, options: MergeOptions) -> ConfiguredModelArchitecture:
     """The architecture of a model that need not be part of the merge."""
-    config = model.config(trust_remote_code=options.trust_remote_code)
-    info = arch_info_for_config(config)
-    if info is None:
-        info = infer_architecture_info((model,), model, options)
-    return ConfiguredModelArchitecture(info=info, config=config)
+    with of_library(f"{model} is of no architecture that mergekit can read", "Name another model."):
+        config = model.config(trust_remote_code=options.trust_remote_code)
+        info = arch_info_for_config(config)
+        if info is None:
+            info = infer_architecture_info((model,), model, options)
+        return ConfiguredModelArchitecture(info=info, config=config)
 
 
 def vocabulary_parts(architecture: ConfiguredModelArchitecture) -> dict[str, Part]:

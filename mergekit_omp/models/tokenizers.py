@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import transformers
 from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
 
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.tokenizer_files import open_tokenizer
 from mergekit_omp.vocabulary import Vocabulary
 
 
@@ -41,31 +40,11 @@ def load_tokenizer(
     model: ModelReference, options: MergeOptions
 ) -> transformers.PreTrainedTokenizerBase:
     """A fresh copy of a model's tokenizer. TransplantError where there is none."""
-    path = model.model.path
-    local = os.path.exists(path)
-    if not local and (path[:1] in "/.~" or path.count("/") > 1):
-        raise TransplantError(
-            f"The tokenizer of {path} is needed, but there is no such directory. Check the path "
-            "in `tokenizer_source:` and in the list of models."
-        )
-    try:
-        return transformers.AutoTokenizer.from_pretrained(
-            path,
-            revision=model.model.revision,
-            trust_remote_code=options.trust_remote_code,
-            use_fast=True,
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise TransplantError(
-            f"{path} has no tokenizer that transformers can load ({reason}). "
-            + (
-                "Put its tokenizer files (tokenizer.json, tokenizer_config.json) into that "
-                "directory, or name another model."
-                if local
-                else "Check the name in `tokenizer_source:` and in the list of models."
-            )
-        ) from error
+    return open_tokenizer(
+        model.model.path,
+        revision=model.model.revision,
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def read_vocabulary(tokenizer: transformers.PreTrainedTokenizerBase, name: str) -> Vocabulary:

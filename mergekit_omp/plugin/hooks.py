@@ -23,6 +23,7 @@ LOG = logging.getLogger(__name__)
 
 SUPPORTED = "mergekit>=0.1.5,<0.2"
 _FIRST, _BEYOND = Version("0.1.5"), Version("0.2")
+_CORRECT = "Correct the config, or name other models."
 
 _active = False
 
@@ -92,9 +93,11 @@ def activate() -> None:
         )
         _active = True
         return
+    from mergekit_omp.plugin import preflight
     from mergekit_omp.transplant import methods
 
     methods.register_composites()
+    preflight.install()
     _wrap_referenced_models()
     _wrap_planner()
     _active = True
@@ -146,6 +149,7 @@ def _wrap_planner() -> None:
     from mergekit.plan import MergePlanner
 
     from mergekit_omp.models.completeness import complete_architecture
+    from mergekit_omp.outside.faults import of_library
     from mergekit_omp.plugin.chat_template import set_chat_template
     from mergekit_omp.record.summary import planned_facts
     from mergekit_omp.transplant import merge as merges
@@ -196,15 +200,20 @@ def _wrap_planner() -> None:
         if self._transplant is None:
             original_plan_tensor(self, weight, *args, **kwargs)
             return
-        with parameter_errors(self.config.merge_method, weight.name):
+        method = self.config.merge_method
+        with parameter_errors(method, weight.name), of_library("mergekit cannot plan it", _CORRECT):
             original_plan_tensor(self, weight, *args, **kwargs)
 
     @functools.wraps(original_plan)
     def _plan(self: Any) -> None:
-        original_plan(self)
-        if self._transplant is not None:
-            with self._transplant.merge.log.scope():
-                self._tensors = self._transplant.align(self._tensors)
+        if self._transplant is None:
+            original_plan(self)
+            return
+        what = f"merge_method {self.config.merge_method!r}: mergekit cannot plan this merge"
+        with of_library(what, _CORRECT):
+            original_plan(self)
+        with self._transplant.merge.log.scope():
+            self._tensors = self._transplant.align(self._tensors)
 
     @functools.wraps(original_to_disk)
     def plan_to_disk(self: Any, out_path: str) -> Any:

@@ -25,6 +25,7 @@ from mergekit.plan import MergePlanner
 from transformers import PreTrainedTokenizerBase
 
 from mergekit_omp.models.headers import fetch_index, headers_only
+from mergekit_omp.outside.faults import of_library
 from mergekit_omp.transplant.config import TokenizerSource, models_in_order, tokenizer_source
 from mergekit_omp.transplant.methods import find
 from mergekit_omp.transplant.planning import TransplantPlan
@@ -43,31 +44,40 @@ class DryRun:
 def dry_run(config: MergeConfiguration, options: MergeOptions) -> Iterator[DryRun | None]:
     """Plan a merge; None where its merge method is not one of ours.
 
-    The headers of its checkpoints can be asked for within the context. Raises what mergekit-yaml
-    would raise: TransplantError, or mergekit's own errors.
+    The headers of its checkpoints can be asked for within the context. Raises TransplantError
+    where mergekit-yaml would refuse the config, with the same sentence for our methods.
     """
     with headers_only(), _loaders_without_weights():
-        yield _plan(config, options)
+        if find(config.merge_method) is None:
+            with of_library("mergekit refuses this merge", "Correct the config."):
+                _plan_mergekits_own(config, options)
+            yield None
+        else:
+            yield _plan(config, options)
 
 
-def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun | None:
-    if not config.models and not config.slices and not config.modules:
-        raise RuntimeError("No output requested")
+def _plan_mergekits_own(config: MergeConfiguration, options: MergeOptions) -> None:
     architecture = get_architecture_info(config, options)
     LoaderCache().setup(options=options)
     out_config = merge._model_out_config(
         config, architecture, trust_remote_code=options.trust_remote_code
     )
     _open_models(config, options)
-    ours = find(config.merge_method)
-    if ours:
-        _open_donor(tokenizer_source(config), options)
-    planner = MergePlanner(config, architecture, options=options, out_model_config=out_config)
-    planner._plan()
+    MergePlanner(config, architecture, options=options, out_model_config=out_config)._plan()
     for dtype in (config.dtype, config.out_dtype):
         dtype_from_name(dtype)
-    if ours is None:
-        return None
+
+
+def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun:
+    architecture = get_architecture_info(config, options)
+    LoaderCache().setup(options=options)
+    out_config = merge._model_out_config(
+        config, architecture, trust_remote_code=options.trust_remote_code
+    )
+    _open_models(config, options)
+    _open_donor(tokenizer_source(config), options)
+    planner = MergePlanner(config, architecture, options=options, out_model_config=out_config)
+    planner._plan()
     transplant: TransplantPlan = planner._transplant
     return DryRun(config, transplant, transplant.tokenizer)
 
@@ -107,7 +117,10 @@ def _loader(model: ModelReference, options: MergeOptions) -> LazyTensorLoader:
     if model.lora:
         if not options.lora_merge_cache:
             model.merged(cache_dir=None)
-        peft.PeftConfig.from_pretrained(model.lora.path, revision=model.lora.revision)
+        with of_library(
+            f"The LoRA adapter {model.lora} cannot be read", "Name the directory of an adapter."
+        ):
+            peft.PeftConfig.from_pretrained(model.lora.path, revision=model.lora.revision)
     # A merged LoRA leaves the shapes of its model as they are.
     return LazyTensorLoader(_index(model, options), lazy_unpickle=options.lazy_unpickle)
 
@@ -124,4 +137,7 @@ def _index(model: ModelReference, options: MergeOptions) -> ShardedTensorIndex:
         # A folder may hold a config alone, which was fetched a moment ago.
         if any(name.endswith((".safetensors", ".bin")) for name in os.listdir(folder)):
             return ShardedTensorIndex.from_disk(folder)
-    return fetch_index(path, revision)
+    with of_library(
+        f"The headers of {path} cannot be fetched", "Check the name, or download the model first."
+    ):
+        return fetch_index(path, revision)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from mergekit.card import maybe_link_hf
 
+from mergekit_omp.outside.display import in_markdown
 from mergekit_omp.record.record import FILE_NAME
 from mergekit_omp.record.sentences import PARTS, listed, tokenizer_of
 from mergekit_omp.record.shown_names import ShownNames
@@ -105,9 +106,7 @@ def section(record: dict[str, Any]) -> str:
     lines += ["", f"{meaning if fitted else ''}[`{FILE_NAME}`]({FILE_NAME}) tells more."]
     if record["warnings"]:
         lines += ["", "Warnings of the merge:", ""]
-        # Tokens such as <s> would be taken for HTML.
-        plain = [" ".join(warning.split()).replace("<", "\\<") for warning in record["warnings"]]
-        lines += [f"* {warning}" for warning in plain]
+        lines += [f"* {in_markdown(warning)}" for warning in record["warnings"]]
     return "\n".join(lines) + "\n"
 
 
@@ -128,4 +127,5 @@ def _approximation(record: dict[str, Any]) -> str:
 def _linked(model: str) -> str:
     """A link for a name on the Hub; a path that exists is not looked up there."""
     path = model.partition("+")[0]
-    return model if os.path.exists(path) or path != model else maybe_link_hf(model)
+    plain = os.path.exists(path) or path != model or in_markdown(model) != model
+    return in_markdown(model) if plain else maybe_link_hf(model)

@@ -6,7 +6,6 @@ kept apart from `tokenizer_transplant.json`, which stays short enough to read.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Int8
+
+from mergekit_omp.outside.archives import read_arrays
 
 FILE_NAME = "tokenizer_transplant.npz"
 KEY = "rows"
@@ -74,17 +75,25 @@ def save(folder: str, record: dict[str, Any]) -> None:
     np.savez_compressed(Path(folder) / FILE_NAME, **arrays)
 
 
-def load(folder: Path) -> dict[tuple[int, int], RowFacts] | None:
-    """What `save` wrote into `folder`; None where there is no such file, or not a whole one."""
-    try:
-        with np.load(folder / FILE_NAME, allow_pickle=False) as arrays:
-            keys = [name.split(".")[1:] for name in arrays.files if name.startswith("origin.")]
-            return {
-                (int(model), int(tensor)): RowFacts(
-                    arrays[f"origin.{model}.{tensor}"],
-                    arrays[f"relative_residual.{model}.{tensor}"],
-                )
-                for model, tensor in keys
-            }
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+def load(folder: Path, record: dict[str, Any]) -> dict[tuple[int, int], RowFacts] | None:
+    """What `save` wrote into `folder` beside `record`; None where there is no such file.
+
+    TransplantError where the file is not whole, or holds anything else.
+    """
+    if not (folder / FILE_NAME).is_file():
         return None
+    wanted: dict[str, tuple[np.dtype[Any], int]] = {}
+    for m, model in enumerate(record["models"]):
+        for t, entry in enumerate(model["tensors"]):
+            rows = entry["counts"]["rows"]
+            wanted[f"origin.{m}.{t}"] = np.dtype(np.int8), rows
+            wanted[f"relative_residual.{m}.{t}"] = np.dtype(np.float32), rows
+    arrays = read_arrays(
+        folder / FILE_NAME, wanted, "Merge again, or delete it for a report without it."
+    )
+    return {
+        (m, t): RowFacts(arrays[f"origin.{m}.{t}"], arrays[f"relative_residual.{m}.{t}"])
+        for m, model in enumerate(record["models"])
+        for t in range(len(model["tensors"]))
+        if {f"origin.{m}.{t}", f"relative_residual.{m}.{t}"} <= arrays.keys()
+    }

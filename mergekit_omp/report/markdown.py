@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from mergekit_omp.outside.display import as_markdown_code as _code
+from mergekit_omp.outside.display import in_markdown as _plain
+from mergekit_omp.outside.display import markdown_block
 from mergekit_omp.report import wording
 from mergekit_omp.report.contents import Report, Section, TokenFacts, quantiles
 from mergekit_omp.report.wording import lead, number, titles, told, why_unchecked
@@ -16,7 +19,8 @@ def markdown_text(report: Report) -> str:
     headed = list(zip(titles(report.sections), report.sections, strict=True))
     several = len({section.model for section in report.sections}) > 1
     if several:
-        headed = [(f"{title}, {_plain(section.model)}", section) for title, section in headed]
+        headed = [(f"{title}, {section.model}", section) for title, section in headed]
+    headed = [(_plain(title), section) for title, section in headed]
     blocks = [
         _MARK,
         f"# {_plain(report.name)}: tokenizer transplant",
@@ -31,9 +35,9 @@ def markdown_text(report: Report) -> str:
         blocks += [f"## {title}", *_section(section)]
     blocks.append("## Config and versions")
     if report.config:
-        blocks.append(f"````yaml\n{report.config.rstrip()}\n````")
+        blocks.append(markdown_block(report.config, "yaml"))
     versions = report.record["versions"].items()
-    blocks.append(", ".join(f"{name} {version}" for name, version in versions))
+    blocks.append(", ".join(_plain(f"{name} {version}") for name, version in versions))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -52,7 +56,7 @@ def _done(report: Report) -> list[str]:
         rows = [
             [
                 _code(entry["tensor"]),
-                f"{entry['method']} {entry['told']}".strip(),
+                _plain(f"{entry['method']} {entry['told']}"),
                 number(entry["counts"]["rows"]),
                 *(number(entry["counts"][key]) for key, _ in wording.COUNTS),
                 number((entry.get("relative_residual") or {}).get("mean")),
@@ -162,20 +166,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) ->
     ]
     lines = [head, marks, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _code(text: str) -> str:
-    """Text as code, whatever backticks and bars it holds."""
-    longest = max((len(run) for run in _runs(text)), default=0)
-    fence = "`" * (longest + 1)
-    pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|")
-
-
-def _runs(text: str) -> list[str]:
-    return "".join(c if c == "`" else " " for c in text).split()
-
-
-def _plain(text: str) -> str:
-    """Text in which nothing is taken for markup."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in text).replace("\n", " ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,18 +9,20 @@ from typing import Any
 
 from jaxtyping import Shaped
 from mergekit.io import LazyTensorLoader, ShardedTensorIndex
-from safetensors import SafetensorError
 from torch import Tensor
 
+from mergekit_omp.approximation import APPROXIMATIONS
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.weight_files import check_weights
+from mergekit_omp.outside.faults import of_library
+from mergekit_omp.outside.files import read_text
 from mergekit_omp.record import row_facts
-from mergekit_omp.record.record import FILE_NAME, FORMAT
+from mergekit_omp.record.reading import read_record
+from mergekit_omp.record.record import FILE_NAME
 from mergekit_omp.record.row_facts import RowFacts
 
 CONFIG = "mergekit_config.yml"
-_KEYS = ("merge_method", "approximation", "output", "models", "warnings", "versions")
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, SafetensorError)
-_TENSOR_KEYS = ("tensor", "part", "method", "parameters", "donors", "counts")
+_AGAIN = "Put the whole output of a merge there, or merge again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,22 +50,20 @@ class OutDir:
                 "writes. Name the output directory of such a merge."
             )
         config = path / CONFIG
+        record = read_record(file)
+        _check_methods(file, record)
         return cls(
             path=path,
-            record=_read_record(file),
-            config=config.read_text(encoding="utf-8") if config.is_file() else None,
-            facts=row_facts.load(path),
+            record=record,
+            config=read_text(config, _AGAIN) if config.is_file() else None,
+            facts=row_facts.load(path, record),
         )
 
     @cached_property
     def _loader(self) -> LazyTensorLoader:
-        try:
+        check_weights(self.path, "The output")
+        with of_library(f"{self.path} holds no weights that can be read", _AGAIN):
             return LazyTensorLoader(ShardedTensorIndex.from_disk(str(self.path)))
-        except _UNREADABLE as error:
-            raise TransplantError(
-                f"{self.path} holds no weights that can be read ({error}). Name the whole output "
-                "of a merge."
-            ) from error
 
     def tensor(self, name: str) -> Shaped[Tensor, "..."]:
         """One tensor of the output. TransplantError where it is missing or damaged."""
@@ -74,45 +73,16 @@ class OutDir:
                 f"{self.path} has no tensor {name}, which {FILE_NAME} describes. Put all of the "
                 "merge's weight files there, or merge again."
             )
-        try:
+        file = self.path / held[name]
+        with of_library(f"The tensor {name} cannot be read from {file}", _AGAIN):
             return self._loader.get_tensor(name)
-        except _UNREADABLE as error:
-            raise TransplantError(
-                f"The tensor {name} cannot be read from {self.path / held[name]} ({error}). Merge "
-                "again."
-            ) from error
 
 
-def _read_record(file: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TransplantError(f"{file} is damaged ({error}). Merge again.") from error
-    if isinstance(record, dict) and record.get("format", FORMAT) != FORMAT:
-        raise TransplantError(
-            f"{file} has the layout {record['format']}, and this version reads {FORMAT}. Use the "
-            "version of mergekit-omp that wrote it."
-        )
-    missing = _missing(record)
-    if missing:
-        raise TransplantError(f"{file} is damaged (it lacks {missing}). Merge again.")
-    return dict(record)
-
-
-def _missing(record: Any) -> str | None:
-    """The first thing that a record must have and this one has not."""
-    if not isinstance(record, dict):
-        return "everything: it is not a JSON object"
-    for key in _KEYS:
-        if key not in record:
-            return f"`{key}`"
-    if not isinstance(record["models"], list) or not record["models"]:
-        return "a list of `models`"
+def _check_methods(file: Path, record: dict[str, Any]) -> None:
     for model in record["models"]:
-        if not isinstance(model, dict) or not isinstance(model.get("tensors"), list):
-            return "`tensors` of a model"
-        for tensor in model["tensors"]:
-            for key in _TENSOR_KEYS:
-                if not isinstance(tensor, dict) or key not in tensor:
-                    return f"`{key}` of a tensor"
-    return None
+        for entry in model["tensors"]:
+            if entry["method"] not in APPROXIMATIONS:
+                raise TransplantError(
+                    f"{file} names the method {entry['method']!r}, which this version of "
+                    f"mergekit-omp does not have. {_AGAIN}"
+                )

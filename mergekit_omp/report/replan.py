@@ -10,25 +10,24 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from jaxtyping import Shaped
-from mergekit.architecture import get_architecture_info
+from mergekit import architecture as architectures
 from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache, LoadTensor
 from mergekit.merge import _model_out_config
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
-from safetensors import SafetensorError
 from torch import Tensor
 
 from mergekit_omp.approximation import APPROXIMATIONS
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.outside.faults import of_library
+from mergekit_omp.outside.files import parsed_yaml
+from mergekit_omp.transplant.methods import find
 from mergekit_omp.transplant.planning import TransplantPlan
 from mergekit_omp.transplant.row_plan import RowPlan, vocabulary_first
 from mergekit_omp.transplant.tasks import AlignedVocabulary
 from mergekit_omp.vocabulary import Vocabulary
-
-_CANNOT_PLAN = (OSError, RuntimeError, ValueError, KeyError, yaml.YAMLError, SafetensorError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,26 +65,30 @@ def replan(config_yaml: str, options: MergeOptions, method: str | None = None) -
 
     Raises TransplantError where the models are no longer there, or the config is no merge's.
     """
-    try:
-        settings = yaml.safe_load(config_yaml)
-        if method is not None:
-            settings = _with_method(settings, method)
+    settings = parsed_yaml("its mergekit_config.yml", config_yaml)
+    if method is not None:
+        settings = _with_method(settings, method)
+    with of_library("its mergekit_config.yml is no merge's config", "Merge again"):
         config = MergeConfiguration.model_validate(settings)
-        architecture = get_architecture_info(config, options)
-        LoaderCache().setup(options=options)
+    if find(config.merge_method) is None:
+        raise TransplantError(
+            f"its mergekit_config.yml is of a merge by {config.merge_method!r}, which is "
+            "mergekit's own"
+        )
+    architecture = architectures.get_architecture_info(config, options)
+    LoaderCache().setup(options=options)
+    with of_library("mergekit makes no config of it", "Merge again"):
         out_config = _model_out_config(
             config, architecture, trust_remote_code=options.trust_remote_code
         )
-        level = logging.getLogger("mergekit_omp").level
-        # The record has the warnings already.
-        logging.getLogger("mergekit_omp").setLevel(logging.ERROR)
-        try:
-            planner = MergePlanner(config, architecture, options, out_config)
-            planner._plan()
-        finally:
-            logging.getLogger("mergekit_omp").setLevel(level)
-    except _CANNOT_PLAN as error:
-        raise TransplantError(str(error).strip().split("\n")[0]) from error
+    level = logging.getLogger("mergekit_omp").level
+    # What there was to warn of is in the record.
+    logging.getLogger("mergekit_omp").setLevel(logging.ERROR)
+    try:
+        planner = MergePlanner(config, architecture, options, out_config)
+        planner._plan()
+    finally:
+        logging.getLogger("mergekit_omp").setLevel(level)
     transplant: TransplantPlan = planner._transplant
     tensors = {}
     for weight, task in planner._tensors:

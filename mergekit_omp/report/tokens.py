@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mergekit_omp.approximation import AnchorCoding, Needs, Texts
+from mergekit_omp.outside.display import escaped
 from mergekit_omp.record.row_facts import Origin, RowFacts
 from mergekit_omp.report.contents import Anchor, TokenFacts
 from mergekit_omp.report.replan import PlannedRows
@@ -143,7 +144,7 @@ def shown(token: bytes | str) -> str:
     text = token.decode("utf-8", "backslashreplace") if isinstance(token, bytes) else token
     broken = isinstance(token, bytes) and not _is_text(token)
     signs = {**_SIGNS, "\\": "\\"} if broken else _SIGNS
-    written = "".join(signs.get(c) or (c if c.isprintable() else _escaped(c)) for c in text)
+    written = "".join(signs.get(c) or (c if c.isprintable() else escaped(c)) for c in text)
     return written if len(written) <= _LONGEST else f"{written[: _LONGEST - 1]}…"
 
 
@@ -153,10 +154,3 @@ def _is_text(token: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _escaped(character: str) -> str:
-    point = ord(character)
-    if point < 0x100:
-        return f"\\x{point:02x}"
-    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"

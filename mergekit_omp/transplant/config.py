@@ -73,11 +73,12 @@ def check_parameters(config: MergeConfiguration, method: TransplantMethod) -> No
     mergekit drops unknown parameters without a word; a misspelt one would do nothing.
     """
     known = [parameter.name for parameter in method.spec.parameters]
-    for where, settings in _parameter_blocks(config):
+    for where, settings in parameter_blocks(config):
         for name in settings or ():
             if name in known:
                 continue
-            close = difflib.get_close_matches(name, known, n=1)
+            close = [one for one in known if one.lower() == name.lower()]
+            close = close or difflib.get_close_matches(name.lower(), known, n=1)
             raise TransplantError(
                 f"{where}: {method.spec.name!r} has no parameter {name!r}."
                 + (f" Did you mean {close[0]!r}?" if close else "")
@@ -85,9 +86,33 @@ def check_parameters(config: MergeConfiguration, method: TransplantMethod) -> No
             )
 
 
-def _parameter_blocks(
+def check_filters(config: MergeConfiguration, tensors: Collection[str]) -> list[str]:
+    """Refuse a misspelt `filter:`, which would match no tensor; warnings of others that do not."""
+    words = {word for name in tensors for word in (name, *name.split("."))} | _USUAL
+    warnings = []
+    for where, settings in parameter_blocks(config):
+        for name, setting in (settings or {}).items():
+            for part in setting if isinstance(setting, list) else [setting]:
+                sought = getattr(part, "filter", None)
+                if sought in (None, "*") or any(sought in tensor for tensor in tensors):
+                    continue
+                said = f"{where}: {name} has a value for `filter: {sought}`, which is in the name "
+                said += "of no tensor of this merge."
+                close = difflib.get_close_matches(sought, sorted(words - {sought}), n=1, cutoff=0.7)
+                if close and sought not in words:
+                    raise TransplantError(f"{said} Did you mean {close[0]}?")
+                warnings.append(said)
+    return warnings
+
+
+_USUAL = {"lm_head", "embed_tokens", "self_attn", "mlp", "input_layernorm", "norm", "layers"}
+"""Parts of names that a model may lack, as a tied one lacks a head, without a mistake."""
+
+
+def parameter_blocks(
     config: MergeConfiguration,
 ) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """Every block of `parameters:` in a config, and where it is."""
     yield "parameters", config.parameters
     for entry in config.models or ():
         yield f"parameters of the model {entry.model}", entry.parameters
@@ -108,7 +133,7 @@ def _parameter_blocks(
 def match_donor_rows(config: MergeConfiguration) -> bool:
     """The one setting that is for the whole output, and so for no single model or tensor."""
     name = MATCH_DONOR_ROWS.name
-    for where, settings in _parameter_blocks(config):
+    for where, settings in parameter_blocks(config):
         if where != "parameters" and name in (settings or {}):
             raise TransplantError(
                 f"{where}: {name} is for the whole output. Move it to the `parameters:` at the "

@@ -97,6 +97,16 @@ class MergeInputs:
                 ) from error
         return self._rows[tensor]
 
+    def model_rows(self, tensor: VocabularyTensor) -> StoredRows:
+        """The same for a model of the merge, some rows of which must be finite."""
+        rows = self.rows(tensor)
+        if rows.count and not rows.finite.any():
+            raise TransplantError(
+                f"Every row of {tensor.weight.name} of {tensor.model} holds numbers that are not "
+                "finite. Copy or download the model again, whole, or name another."
+            )
+        return rows
+
     def donor_rows(self, tensor: VocabularyTensor) -> StoredRows:
         """Like `rows`, for a donor's tensor. Raises TransplantError where none of its rows is
         usable."""

@@ -7,7 +7,9 @@ its inner method does; its own parameters are read while planning and taken away
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Sequence
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import pydantic
@@ -24,6 +26,7 @@ from pydantic_core import PydanticUndefined
 from mergekit_omp.approximation.base import Approximation
 from mergekit_omp.approximation.registry import APPROXIMATIONS
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.outside.faults import of_library
 
 ALONE = "passthrough"
 
@@ -137,10 +140,21 @@ class TransplantMethod(MergeMethod):
         return [{k: v for k, v in group.items() if k not in self._own} for group in parameters]
 
     def _execute_resolved(self, groups: Any, parameters: Any, **options: Any) -> Any:
-        return self.inner._execute_resolved(groups, self._inner_parameters(parameters), **options)
+        with self._faults(groups):
+            return self.inner._execute_resolved(
+                groups, self._inner_parameters(parameters), **options
+            )
 
     def _execute(self, groups: Any, parameters: Any, *args: Any, **options: Any) -> Any:
-        return self.inner._execute(groups, self._inner_parameters(parameters), *args, **options)
+        with self._faults(groups):
+            return self.inner._execute(groups, self._inner_parameters(parameters), *args, **options)
+
+    def _faults(self, groups: Any) -> AbstractContextManager[None]:
+        names = ", ".join(str(group.metadata.name) for group in groups)
+        return of_library(
+            f"merge_method {self.spec.name!r}: {self.inner.spec.name!r} fails on {names}",
+            "Check the models' shapes and the parameters of that merge method.",
+        )
 
 
 _collisions: dict[str, ParameterCollisionError] = {}
@@ -177,9 +191,10 @@ def find(name: str) -> TransplantMethod | None:
     Merge methods that others registered since are covered too. Raises TransplantError for a
     composite that cannot be, naming both halves.
     """
+    register_composites()
+    _refuse_near_miss(name)
     if name.split("+")[0] not in APPROXIMATIONS:
         return None
-    register_composites()
     if name in _collisions:
         raise TransplantError(f"{_collisions[name]}.")
     registered = {method.spec.name: method for method in merge_methods.registered_methods()}
@@ -197,3 +212,35 @@ def find(name: str) -> TransplantMethod | None:
         + (f" Did you mean {name.split('+')[0]}+{close[0]}?" if close else "")
         + f" It has: {', '.join(inner)}."
     )
+
+
+def _refuse_near_miss(name: str) -> None:
+    """Answer for a name that is no merge method, and nearly one of ours."""
+    registered = {method.spec.name: method for method in merge_methods.registered_methods()}
+    head, _, rest = name.partition("+")
+    if name in registered or name in _collisions or (head in APPROXIMATIONS and rest):
+        return
+    inner = [n for n, m in registered.items() if not isinstance(m, TransplantMethod)]
+    words = [word for word in re.split(r"[^a-z0-9_]+", name.lower()) if word]
+    meant = "+".join(words)
+    if not isinstance(registered.get(meant), TransplantMethod):
+        if len(words) == 1 and "_" in name:
+            words = words[0].split("_", 1)
+        own = [_close(word, APPROXIMATIONS) for word in words]
+        at = next((i for i, found in enumerate(own) if found), None)
+        if at is None or len(words) > 2:
+            return
+        found_rest = [_close(word, inner) for i, word in enumerate(words) if i != at]
+        if not all(found_rest):
+            return
+        meant = "+".join([str(own[at]), *map(str, found_rest)])
+    # `linear` alone is mergekit's own, and so is what comes near to that.
+    if isinstance(registered.get(meant), TransplantMethod):
+        raise TransplantError(
+            f"merge_method {name!r} is no method of mergekit or mergekit-omp. Did you mean {meant}?"
+        )
+
+
+def _close(word: str, names: Iterable[str]) -> str | None:
+    found = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
+    return found[0] if found else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 
 from mergekit.common import ModelReference
 
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.outside.files import read_json
 
 LOG = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ def check_out_path(out_path: str, inputs: list[ModelReference]) -> None:
 
 def _architecture(path: str) -> str:
     try:
-        with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
-            return ", ".join(json.load(file).get("architectures") or ["model"])
-    except (OSError, ValueError):
+        config = read_json(os.path.join(path, "config.json"), dict)
+    except TransplantError:
         return "model"
+    named = config.get("architectures")
+    return ", ".join(map(str, named)) if isinstance(named, list) and named else "model"

@@ -13,7 +13,7 @@ import transformers
 from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
 
-from mergekit_omp.errors import TransplantError
+from mergekit_omp.outside.files import LARGEST_SETTINGS, read_json
 from mergekit_omp.transplant.chat import turn_end
 from mergekit_omp.transplant.other_readers import (
     TokenizerFiles,
@@ -86,16 +86,4 @@ def base_file(model: ModelReference, name: str) -> dict[str, Any]:
     path = os.path.join(LoaderCache().get(model).index.base_path, name)
     if not os.path.exists(path):
         return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except ValueError as error:
-        raise TransplantError(
-            f"{name} of {model} is not JSON ({error}). Mend it, or remove it."
-        ) from error
-    if not isinstance(content, dict):
-        raise TransplantError(
-            f"{name} of {model} must hold an object, and holds {json.dumps(content)[:40]}. Mend "
-            "it, or remove it."
-        )
-    return content
+    return read_json(path, dict, "Mend it, or remove it.", largest=LARGEST_SETTINGS)

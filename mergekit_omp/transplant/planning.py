@@ -28,11 +28,13 @@ from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.headers import weights_are_read
 from mergekit_omp.models.known_model import set_vocabulary_size
 from mergekit_omp.models.tensors import PER_LAYER, VocabularyTensor, vocabulary_parts
+from mergekit_omp.models.tokenizer_files import check_it_can_be_saved
 from mergekit_omp.models.tokenizers import Vocabularies, load_tokenizer, read_vocabulary
 from mergekit_omp.models.union import MANY, check_roles, union_tokenizer
 from mergekit_omp.record.record import transplant_record
 from mergekit_omp.transplant import output
 from mergekit_omp.transplant.config import (
+    check_filters,
     check_modules,
     check_parameters,
     match_donor_rows,
@@ -46,6 +48,7 @@ from mergekit_omp.transplant.finite import finite_merge
 from mergekit_omp.transplant.inputs import MergeInputs, Warnings
 from mergekit_omp.transplant.merge import Merge
 from mergekit_omp.transplant.methods import TransplantMethod
+from mergekit_omp.transplant.model_weights import check_weights_sum
 from mergekit_omp.transplant.other_readers import TokenizerFiles, tokenizer_files
 from mergekit_omp.transplant.output_settings import OutputSettings, output_settings
 from mergekit_omp.transplant.padding import left_out_padding
@@ -61,6 +64,9 @@ from mergekit_omp.transplant.token_warnings import ModelTokens, token_warnings
 from mergekit_omp.transplant.tying import tying
 from mergekit_omp.transplant.writing import OutputFiles, TensorStatistics, WriteTransplant
 from mergekit_omp.vocabulary import Vocabulary, digit_mismatch
+
+MOST_PADDING = 65_536
+"""A multiple that `pad_to_multiple_of` may name even where the vocabulary is smaller."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +118,7 @@ class TransplantPlan:
         tokenizer, gained = self._build_tokenizer(settings)
         self.tokenizer = tokenizer
         self.output = self._read_output()
+        check_it_can_be_saved(tokenizer, str(self.source))
         self._warn_of_gaps()
         self._warn_of_digits()
         self.sources = MergeInputs(self.output, gained, self.vocabularies, options, self.warnings)
@@ -153,6 +160,9 @@ class TransplantPlan:
 
     def align(self, planned: list[tuple[WeightInfo, Task]]) -> list[tuple[WeightInfo, Task]]:
         """The planned tensors, those of the vocabulary with our alignment before the merge."""
+        check_weights_sum(self.method, [task for _, task in planned])
+        for warning in check_filters(self.config, [weight.name for weight, _ in planned]):
+            self.warnings.add(warning)
         tensors = self._vocabulary_tensors(planned)
         self._check_widths(tensors)
         self._warn_of_padding(tensors)
@@ -169,15 +179,15 @@ class TransplantPlan:
         for warning in (*self.settings.warnings, *told):
             self.warnings.add(warning)
         return [
-            (weight, self._finite(weight, aligned.get(weight.name, task), weight.name in aligned))
+            (weight, self._finite(weight, aligned.get(weight.name, task)))
             for weight, task in planned
         ]
 
-    def _finite(self, weight: WeightInfo, task: Task, vocabulary: bool) -> Task:
+    def _finite(self, weight: WeightInfo, task: Task) -> Task:
         if not isinstance(task, ExecuteMergeMethodTask):
             return task
         dtype = weight.force_dtype or self.config.out_dtype
-        return finite_merge(task, self.merge.log, written_as=dtype, vocabulary=vocabulary)
+        return finite_merge(task, written_as=dtype)
 
     def tokens_of(self, model: ModelReference) -> ModelTokens | None:
         """What the control tokens get in one model; None where it has no vocabulary tensor."""
@@ -295,6 +305,12 @@ class TransplantPlan:
         if not match_donor_rows(self.config):
             if multiple is not None and multiple < 1:
                 raise TransplantError(f"`pad_to_multiple_of` must be at least 1; found {multiple}.")
+            if multiple is not None and multiple > max(MOST_PADDING, self.output.size):
+                raise TransplantError(
+                    f"`pad_to_multiple_of: {multiple}` would give the output's {self.output.size} "
+                    "rows more padding than there are rows. Write a small power of two, such as "
+                    "64 or 128."
+                )
             return self.output.size + (-self.output.size % multiple if multiple else 0)
         if not isinstance(self.source, ModelReference):
             raise TransplantError(

@@ -96,7 +96,7 @@ class RowPlanner:
         approximation: Approximation,
         tied: bool,
     ) -> list[tuple[ModelReference, RowPlan, dict[str, Any]]]:
-        rows = min(self.sources.rows(tensor.models[model]).count for model in models)
+        rows = min(self.sources.model_rows(tensor.models[model]).count for model in models)
         alignment = self._alignment(models, rows)
         self.alignments |= {(tensor.weight.name, model): alignment for model in models}
         usable = self._usable(space, models, alignment)
@@ -105,6 +105,8 @@ class RowPlanner:
         copied = alignment.source >= 0
         if not approximation.copies_shared:
             copied &= alignment.match != Match.BYTES
+        for model in models:
+            self._check_finite(tensor.models[model], alignment.source, copied)
         missing = ~copied & (self.output.kinds != Kind.GAP)
         copied[overridden] = missing[overridden] = False
         approximated, donors = [], []
@@ -186,6 +188,21 @@ class RowPlanner:
                 "approximated."
             )
         return alignment
+
+    def _check_finite(
+        self, tensor: VocabularyTensor, source: np.ndarray, copied: np.ndarray
+    ) -> None:
+        """Refuse to copy a model's rows that are not finite."""
+        finite = self.sources.rows(tensor).finite
+        rows = source[copied]
+        broken = rows[~finite[np.clip(rows, 0, len(finite) - 1)]]
+        if len(broken):
+            strings = self.sources.vocabularies.vocabulary(tensor.model).strings
+            raise TransplantError(
+                f"{len(broken)} rows of {tensor.weight.name} of {tensor.model} hold numbers that "
+                f"are not finite, as that of id {broken[0]} ({strings[broken[0]]!r}): the output "
+                "would not be whole. Copy or download the model again, or name another."
+            )
 
     def _usable(
         self, space: PlannedTensor, models: list[ModelReference], alignment: Alignment

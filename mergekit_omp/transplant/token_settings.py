@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import transformers
@@ -47,6 +48,10 @@ def add_configured_tokens(
     for token, setting in settings.items():
         if token in held:
             continue
+        if not token:
+            raise TransplantError(
+                "`tokens:` has an entry for the empty token ''. Name a token, or take it out."
+            )
         source = setting.source
         if source is None:
             raise TransplantError(
@@ -58,7 +63,21 @@ def add_configured_tokens(
             model = source.model if isinstance(source, ModelTokenEmbedding) else source
             known = vocabularies.tokenizer(model).added_tokens_decoder.values()
             added = next((other for other in known if other.content == token), added)
+        _refuse_misspelt(token, held, source)
         tokenizer.add_tokens(added, special_tokens=added.special)
+
+
+def _refuse_misspelt(token: str, held: Mapping[str, int], source: object) -> None:
+    """Refuse to add a token that is one of the tokenizer's with letters in another order or case."""
+    letters = sorted(token.strip().lower())
+    for other in held:
+        if len(other) > 3 and sorted(other.lower()) == letters:
+            if isinstance(source, ModelTokenEmbedding) and source.token == token:
+                return
+            raise TransplantError(
+                f"`tokens:` names {token!r}, which the output's tokenizer does not have. Did you "
+                f"mean {other!r}?"
+            )
 
 
 def resolve_overrides(

@@ -11,6 +11,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
+from mergekit_omp.outside.faults import of_library
+
 Step = dict[str, Any]
 
 
@@ -54,5 +56,6 @@ def _unprefixed(step: Step) -> Step:
 
 
 def _rebuilt(empty: Any, key: str, parts: list[Step]) -> Any:
-    empty.__setstate__(json.dumps({"type": "Sequence", key: parts}).encode())
+    with of_library(f"A tokenizer's {key} cannot be put together again", "Name another tokenizer."):
+        empty.__setstate__(json.dumps({"type": "Sequence", key: parts}).encode())
     return empty

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 from tokenizers import Tokenizer
 
+from mergekit_omp.outside.faults import of_library
 from mergekit_omp.vocabulary.components import without_dummy_prefix
 from mergekit_omp.vocabulary.content import BYTE_PIECE, is_byte_level, spelled
 
@@ -58,6 +59,11 @@ LEADING_BYTES = (
 )
 """The characters whose UTF-8 starts with each byte from 0xC2 on, of the last five a part."""
 
+_CANNOT_READ = (
+    "A tokenizer of this merge cannot read some text",
+    "Give its model an unknown token, or name another tokenizer.",
+)
+
 
 class Segmenter:
     """A tokenizer's behaviour on text, as a continuation, without control and added tokens."""
@@ -79,12 +85,21 @@ class Segmenter:
         self._continuation = prefix if type(model).__name__ == "WordPiece" else None
         self._affixed = bool(prefix or getattr(model, "end_of_word_suffix", None))
 
+    def check(self, name: str) -> None:
+        """Refuse a tokenizer that fails on text. TransplantError, naming the model."""
+        with of_library(
+            f"The tokenizer of {name} cannot read all text",
+            "Its model may lack its unknown token: add that to its tokenizer.json, or name another.",
+        ):
+            self._tokenizer.encode("".join(NEIGHBOURS), add_special_tokens=False)
+
     def _encode(self, texts: Iterable[str]) -> list[list[int]]:
         texts = list(texts)
         ids: list[list[int]] = []
         for start in range(0, len(texts), BATCH):
             batch = texts[start : start + BATCH]
-            encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            with of_library(*_CANNOT_READ):
+                encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
             ids.extend(encoding.ids for encoding in encodings)
         return ids
 
@@ -146,16 +161,17 @@ class Segmenter:
 
     def _words(self, text: str) -> list[str]:
         """The pre-tokens of a text."""
-        if self._tokenizer.normalizer is not None:
-            text = self._tokenizer.normalizer.normalize_str(text)
-        if self._tokenizer.pre_tokenizer is None:
-            return [text]
-        return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+        with of_library(*_CANNOT_READ):
+            if self._tokenizer.normalizer is not None:
+                text = self._tokenizer.normalizer.normalize_str(text)
+            if self._tokenizer.pre_tokenizer is None:
+                return [text]
+            return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
 
     def _segment_bytes(self, piece: bytes) -> list[int]:
         """Bytes that are not text, by the vocabulary's byte pieces."""
         if self._byte_level:
-            return [token.id for token in self._tokenizer.model.tokenize(spelled(piece))]
+            return self._ids_by_model(spelled(piece))
         ids: list[int] = []
         text = ""
         for character in [*piece.decode(errors="surrogateescape"), None]:
@@ -219,7 +235,12 @@ class Segmenter:
             codecs.getincrementaldecoder("utf-8")().decode(data[start:])
         except UnicodeDecodeError:
             return False
-        return [token.id for token in self._tokenizer.model.tokenize(self._strings[i] or "")] == [i]
+        return self._ids_by_model(self._strings[i] or "") == [i]
+
+    def _ids_by_model(self, text: str) -> list[int]:
+        """What the model alone makes of a text, without what comes before it."""
+        with of_library(*_CANNOT_READ):
+            return [token.id for token in self._tokenizer.model.tokenize(text)]
 
     def _unspelled_characters(self, spelled_alone: set[str]) -> list[str]:
         """For each leading byte of UTF-8 some characters that no token spells alone."""

@@ -23,6 +23,9 @@ from mergekit_omp.vocabulary.segmentation import Segmenter
 ROLES = ("eos", "bos", "unk", "sep", "cls", "mask", "pad")
 """The roles a control token can have, the most telling first."""
 
+MANY_GAPS = 100_000
+"""Ids without a token that a vocabulary may have, where it has no more tokens than that."""
+
 
 class Kind(IntEnum):
     """What an id is."""
@@ -58,7 +61,8 @@ class Vocabulary:
     def from_tokenizer(cls, tokenizer: Any, name: str) -> Vocabulary:
         """The vocabulary of a transformers tokenizer (`PreTrainedTokenizerBase`).
 
-        Raises ValueError where the tokenizer has no fast form, or no tokens.
+        Raises ValueError where the tokenizer has no fast form or no tokens, where its ids lie far
+        apart, and where it cannot read or decode some text.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
@@ -67,6 +71,7 @@ class Vocabulary:
                 "(no tokenizer.json) to read bytes from; convert it once with "
                 "transformers.convert_slow_tokenizer and save it next to the model."
             )
+        _check_ids(backend, name)
         strings = _strings(backend)
         if not strings:
             raise ValueError(
@@ -98,6 +103,7 @@ class Vocabulary:
         for i in sorted(literal - control):
             content[i] = added_tokens[i].content.encode()
         segmenter = Segmenter(backend, strings, content, added)
+        segmenter.check(name)
         return cls(name, strings, content, kinds, added, roles, segmenter)
 
     @property
@@ -169,6 +175,19 @@ class Vocabulary:
         is left out, so a list may be empty.
         """
         return self.segmenter.segment(pieces)
+
+
+def _check_ids(backend: Tokenizer, name: str) -> None:
+    """Refuse ids far beyond the tokens: every id below the largest would be a row of the output."""
+    ids = backend.get_vocab(with_added_tokens=True)
+    largest = max(ids, key=ids.__getitem__, default="")
+    gaps = ids.get(largest, 0) - len(ids)
+    if gaps > max(MANY_GAPS, len(ids)):
+        raise ValueError(
+            f"The tokenizer of {name} has {len(ids)} tokens, but gives {largest!r} the id "
+            f"{ids[largest]}: the output would have that many rows. Correct the id in its "
+            "tokenizer.json, or name another model."
+        )
 
 
 def _strings(backend: Tokenizer) -> list[str | None]:

@@ -1,4 +1,7 @@
-"""A config with an error gets the same message as from mergekit-yaml, and nothing is written."""
+"""A config with an error gets the same message as from mergekit-yaml, and nothing is written.
+
+Where mergekit ends in a traceback of its own, `inspect` has a sentence.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +36,19 @@ def both_say(text: str, folder: Path, *options: str) -> str:
     shutil.rmtree(out, ignore_errors=True)
     before = sorted(folder.rglob("*"))
     ours = said(main, ["inspect", str(path), *options])
-    assert ours == theirs
-    assert ours[0] == 1
+    assert ours[0] == theirs[0] == 1
+    assert ours[2] == ""
+    assert ours[1].startswith("Error: ") and "\n" not in ours[1]
+    if not theirs[2]:
+        assert ours[1] == theirs[1]
     assert sorted(folder.rglob("*")) == before
-    return ours[1] + ours[2]
+    return ours[1]
 
 
 TEXTS = {
-    "no YAML": ("merge_method: [omp", "ParserError"),
+    "no YAML": ("merge_method: [omp", "is not YAML"),
     "no mapping": ("- omp", "MergeConfiguration"),
-    "empty": ("", "MergeConfiguration"),
+    "empty": ("", "found None"),
     "no method": ("models: [{model: BASE}]", "merge_method"),
     "no models": ("merge_method: omp", "Exactly one of"),
     "an unknown method": ("{merge_method: oomp, models: [{model: BASE}]}", "oomp"),
@@ -138,21 +144,20 @@ def test_models_that_lack_something(base: Path, donor: Path, models: Any, tmp_pa
     (weightless / "model.safetensors").unlink()
     cases = {
         f"{bare} has no tokenizer": swap(bare, donor),
-        "but no weights": swap(base, weightless),
+        "has no weights: neither model.safetensors": swap(base, weightless),
         "rows of model.embed_tokens.weight have different lengths": swap(
             base, donor, "omp+linear", models=[{"model": str(base)}, {"model": str(wide)}]
         ),
-        "Unable to find model files": swap(weightless, donor),
+        f"The model {weightless} has no weights": swap(weightless, donor),
     }
     for expected, config in cases.items():
         assert expected in both_say(yaml.safe_dump(config), tmp_path)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    path = str(tmp_path / "none.yml")
-    ours, theirs = said(main, ["inspect", path]), said(mergekit_yaml_here, [path, "out"])
-    assert ours == theirs
-    assert "none.yml" in ours[2]
+    status, message, traced = said(main, ["inspect", str(tmp_path / "none.yml")])
+    assert status and not traced
+    assert "none.yml" in message
 
 
 def test_the_real_commands_end_alike(base: Path, tmp_path: Path) -> None:

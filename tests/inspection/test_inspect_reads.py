@@ -1,4 +1,4 @@
-"""`inspect` reads no weights, writes nothing and needs no network."""
+"""`inspect` reads headers and rows that are here, writes nothing and needs no network."""
 
 from __future__ import annotations
 
@@ -57,16 +57,18 @@ def names_removed(value: Any, *paths: Path) -> str:
     return text
 
 
-def test_holes_instead_of_weights_make_no_difference(
-    base: Path, donor: Path, tmp_path: Path, facts: Any
+def test_holes_instead_of_a_donors_weights_are_seen(
+    base: Path, donor: Path, tmp_path: Path, inspected: Any, facts: Any
 ) -> None:
-    pair = hollow(base, tmp_path / "base"), hollow(donor, tmp_path / "donor")
-    whole = told(facts(swap(base, donor)))
-    holes = told(facts(swap(*pair)))
-    assert names_removed(holes, *pair) == names_removed(whole, base, donor)
-    # The merge does read them, and finds nothing but zeros.
-    refused = merge_here(swap(*pair), tmp_path / "out")
+    holes = hollow(donor, tmp_path / "donor")
+    refused = merge_here(swap(base, holes), tmp_path / "out")
     assert "is zero or not finite" in refused.text
+    assert inspected(swap(base, holes)).text.splitlines()[-1] == refused.text.splitlines()[-1]
+    # Methods that read no rows do not mind.
+    found = told(facts(swap(base, holes, "mean")))
+    assert names_removed(found, holes) == names_removed(
+        told(facts(swap(base, donor, "mean"))), donor
+    )
 
 
 def test_pickled_weights(models: Any, donor: Path, tmp_path: Path, facts: Any) -> None:

@@ -170,11 +170,11 @@ def test_without_the_models_a_report_is_made_and_says_what_is_left_out(
     ("spoil", "says"),
     [
         (lambda out: (out / "tokenizer_transplant.json").unlink(), "has no tokenizer_transplant"),
-        (lambda out: cut(out / "tokenizer_transplant.json"), "is damaged"),
-        (lambda out: drop(out / "tokenizer_transplant.json", "models"), "lacks `models`"),
+        (lambda out: cut(out / "tokenizer_transplant.json"), "is not JSON"),
+        (lambda out: drop(out / "tokenizer_transplant.json", "models"), "models is not what"),
         (lambda out: drop_tensor(out, "lm_head.weight"), "has no tensor lm_head.weight"),
-        (lambda out: (out / "model.safetensors").unlink(), "no weights that can be read"),
-        (lambda out: cut(out / "model.safetensors"), "no weights that can be read"),
+        (lambda out: (out / "model.safetensors").unlink(), "has no weights"),
+        (lambda out: cut(out / "model.safetensors"), "weights that cannot be read"),
         (lambda out: (out / "tokenizer.json").unlink(), "no tokenizer that transformers can load"),
         (
             lambda out: (out / "tokenizer_transplant.html").write_text("<p>mine"),

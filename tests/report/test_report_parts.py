@@ -7,11 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
+from mergekit_omp.errors import TransplantError
 from mergekit_omp.record import row_facts
 from mergekit_omp.record.row_facts import Origin, RowFacts
 from mergekit_omp.report.held_out import hidden_texts
@@ -103,10 +105,12 @@ def test_facts_of_rows_come_back_and_leave_the_record(tmp_path: Path) -> None:
     )
     facts = RowFacts.of(plan.rows, plan.copied, plan.new, plan.without_donor_row, [(5, None, 0)])
     facts.relative_residual[[1, 2]] = 0.25
-    record = {"models": [{"tensors": []}, {"tensors": [{}, {row_facts.KEY: facts}]}]}
+    entry = {"counts": {"rows": 9}}
+    aligned = [entry, {**entry, row_facts.KEY: facts}]
+    record = {"models": [{"tensors": []}, {"tensors": aligned}]}
     row_facts.save(str(tmp_path), record)
-    assert record == {"models": [{"tensors": []}, {"tensors": [{}, {}]}]}
-    loaded = row_facts.load(tmp_path)
+    assert record == {"models": [{"tensors": []}, {"tensors": [entry, entry]}]}
+    loaded = row_facts.load(tmp_path, record)
     assert loaded is not None and list(loaded) == [(1, 1)]
     np.testing.assert_array_equal(loaded[1, 1].relative_residual, facts.relative_residual)
     assert [Origin(kind).name for kind in loaded[1, 1].origin[:7]] == [
@@ -120,6 +124,9 @@ def test_facts_of_rows_come_back_and_leave_the_record(tmp_path: Path) -> None:
     ]
 
 
-def test_a_damaged_file_of_row_facts_is_as_good_as_none(tmp_path: Path) -> None:
+def test_a_damaged_file_of_row_facts_is_named(tmp_path: Path) -> None:
+    record: dict = {"models": []}
+    assert row_facts.load(tmp_path, record) is None
     (tmp_path / row_facts.FILE_NAME).write_bytes(b"PK\x03\x04 nothing")
-    assert row_facts.load(tmp_path) is None
+    with pytest.raises(TransplantError, match=f"{row_facts.FILE_NAME} is no archive"):
+        row_facts.load(tmp_path, record)

@@ -1,0 +1,66 @@
+"""The one place that reads a model's config.json, by way of transformers."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from mergekit.common import ModelPath, ModelReference
+from transformers import PretrainedConfig
+
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.tokenizer_files import looks_like_a_path
+from mergekit_omp.outside.faults import of_library
+from mergekit_omp.outside.files import read_json
+
+_MOST = {
+    "num_hidden_layers": 1 << 12,
+    "num_attention_heads": 1 << 16,
+    "hidden_size": 1 << 20,
+    "vocab_size": 1 << 24,
+}
+"""Beyond the sizes of models: a damaged number would be planned layer by layer, row by row."""
+
+
+def check_path(path: ModelPath, what: str) -> None:
+    """Refuse a path that leads nowhere, with the directory that was meant where one is near."""
+    name = path.path
+    if os.path.exists(name) or not looks_like_a_path(name):
+        return
+    parent = Path(os.path.expanduser(name)).parent
+    beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    close = difflib.get_close_matches(Path(name).name, beside, n=1)
+    raise TransplantError(
+        f"{what} {name} is not there: no such directory."
+        + (f" Did you mean {os.path.join(os.path.dirname(name), close[0])}?" if close else "")
+        + " Check the path in the config; a relative one begins where the command runs."
+    )
+
+
+def read_config(model: ModelReference, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """A model's config, with the sizes that a plan is made from. TransplantError names the file."""
+    path = model.model.path
+    what = f"The config.json of {path}"
+    remedy = "Put the model's own config.json there, or name another model."
+    check_path(model.model, "The model")
+    if os.path.isdir(path):
+        file = Path(path) / "config.json"
+        if not file.is_file():
+            raise TransplantError(f"{path} has no config.json. {remedy}")
+        read_json(file, dict, remedy)
+    with of_library(f"{what} cannot be read", remedy):
+        config = model.config(trust_remote_code=trust_remote_code)
+    named = config.architectures
+    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
+        raise TransplantError(
+            f"{what} names no single class of models under `architectures`; found {named!r}. "
+            f"{remedy}"
+        )
+    with of_library(f"{what} has no sizes of a language model", remedy):
+        text = config.get_text_config()
+    for key, most in _MOST.items():
+        size = getattr(text, key, None)
+        if size is not None and not (isinstance(size, int) and 0 <= size < most):
+            raise TransplantError(f"{what} gives {key} as {size!r}. {remedy}")
+    return config

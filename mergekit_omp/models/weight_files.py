@@ -1,0 +1,89 @@
+"""The one place that finds a checkpoint's files whole: for merges, reports and evaluations alike.
+
+Every header is read, and nothing of the numbers: a file that ends early is known by its header.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+import pydantic
+import safetensors
+import torch
+
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.outside.faults import of_library
+from mergekit_omp.outside.files import read_json
+
+NAMES = ("model.safetensors", "pytorch_model.bin")
+"""What mergekit and transformers look for, in their order; each may have an index beside it."""
+_WHOLE = "Copy or download the model again, whole, or name another."
+
+
+class Index(pydantic.BaseModel):
+    """`model.safetensors.index.json`: which file holds each tensor."""
+
+    weight_map: dict[str, str] = pydantic.Field(min_length=1)
+
+
+def check_weights(folder: str | os.PathLike[str], what: str) -> None:
+    """Refuse a folder whose weights are not there, not whole or not what its index says.
+
+    `what` begins the sentence: "The donor", "The model". TransplantError names the file.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise TransplantError(f"{what} {root} is a file. Name the directory of a model.")
+    name = next((n for n in NAMES if _there(root / n) or _there(root / f"{n}.index.json")), None)
+    if name is None:
+        held = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
+        raise TransplantError(
+            f"{what} {root} has no weights: neither {NAMES[0]} nor {NAMES[1]} is in that "
+            f"directory, which holds {held}. {_WHOLE}"
+        )
+    index = root / f"{name}.index.json"
+    if not _there(index):
+        _names_in(root / name, what)
+        return
+    places = read_json(index, Index, _WHOLE).weight_map
+    held_by: dict[str, set[str]] = {}
+    for file in dict.fromkeys(places.values()):
+        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+            raise TransplantError(
+                f"{index} places tensors in {file!r}, which is not in the model's directory. "
+                f"{_WHOLE}"
+            )
+        if not (root / file).is_file():
+            raise TransplantError(
+                f"{index} places tensors in {file}, which is not in that directory. {_WHOLE}"
+            )
+        held_by[file] = _names_in(root / file, what)
+    for tensor, file in places.items():
+        if tensor not in held_by[file]:
+            raise TransplantError(
+                f"{index} places the tensor {tensor!r} in {file}, which does not hold it. {_WHOLE}"
+            )
+
+
+def _there(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+def _names_in(file: Path, what: str) -> set[str]:
+    """The tensors of one file, from its header or its pickled structure; no code of it is run."""
+    if not file.is_file():
+        raise TransplantError(f"{what} has no weights in {file}, which is no file. {_WHOLE}")
+    with of_library(f"{what} has weights that cannot be read in {file}", _WHOLE):
+        if file.suffix == ".safetensors":
+            with safetensors.safe_open(file, framework="pt") as opened:
+                return set(opened.keys())
+        # On the meta device torch reads the structure and skips the data.
+        pickled = torch.load(file, map_location="meta", weights_only=True)
+    if isinstance(pickled, dict) and isinstance(pickled.get("state_dict"), dict):
+        pickled = pickled["state_dict"]
+    if not isinstance(pickled, dict):
+        raise TransplantError(
+            f"{what} has no tensors by name in {file}, but a {type(pickled).__name__}. {_WHOLE}"
+        )
+    return set(pickled)

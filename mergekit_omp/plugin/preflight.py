@@ -1,0 +1,164 @@
+"""What is checked of a merge's inputs before mergekit opens any of them.
+
+mergekit asks for the models' architectures first of all: there our methods' inputs are looked at,
+so that a broken file is named in a sentence, by the merge and by `inspect` alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import shutil
+import sys
+from typing import Any
+
+import torch
+from mergekit.common import ModelReference, dtype_from_name
+from mergekit.config import ConditionalParameter, MergeConfiguration
+from mergekit.io.tasks import LoaderCache
+from mergekit.options import MergeOptions
+
+from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.configs import check_path, read_config
+from mergekit_omp.models.headers import weights_are_read
+from mergekit_omp.models.weight_files import check_weights
+from mergekit_omp.outside.faults import of_library
+from mergekit_omp.outside.files import read_json
+from mergekit_omp.transplant.config import (
+    check_parameters,
+    models_in_order,
+    parameter_blocks,
+    tokenizer_source,
+)
+from mergekit_omp.transplant.methods import find
+
+
+def install() -> None:
+    """Wrap mergekit's question for the architecture, wherever that was imported to."""
+    from mergekit import architecture
+
+    original = architecture.get_architecture_info
+
+    @functools.wraps(original)
+    def get_architecture_info(config: MergeConfiguration, options: MergeOptions) -> Any:
+        if find(config.merge_method) is None:
+            return original(config, options)
+        check_inputs(config, options)
+        with of_library(
+            "mergekit cannot put these models together",
+            "Name models of one architecture that mergekit knows, each with its own config.json.",
+        ):
+            found = original(config, options)
+        from mergekit import merge
+
+        with of_library("mergekit cannot make a config for the output", "Correct the config."):
+            merge._model_out_config(config, found, trust_remote_code=options.trust_remote_code)
+        if weights_are_read():
+            _open_models(config, options)
+        return found
+
+    for module in (architecture, sys.modules.get("mergekit.merge")):
+        if getattr(module, "get_architecture_info", None) is original:
+            setattr(module, "get_architecture_info", get_architecture_info)  # noqa: B010
+
+
+def check_inputs(config: MergeConfiguration, options: MergeOptions) -> None:
+    """Refuse what a merge by one of our methods would fail on later, or not notice."""
+    method = find(config.merge_method)
+    assert method is not None
+    if weights_are_read():
+        # A dry run may be made for another machine than this.
+        _check_device(options)
+    source = tokenizer_source(config)
+    check_parameters(config, method)
+    _check_finite(config)
+    for key in ("dtype", "out_dtype"):
+        with of_library(
+            f"`{key}: {getattr(config, key)}` is no type of numbers that mergekit writes",
+            "Write bfloat16, float16, float32 or float64.",
+        ):
+            dtype_from_name(getattr(config, key))
+    for model in models_in_order(config):
+        read_config(model, trust_remote_code=options.trust_remote_code)
+        if os.path.exists(model.model.path):
+            check_weights(model.model.path, "The model")
+        if model.lora:
+            _check_adapter(model, options)
+    if isinstance(source, ModelReference):
+        check_path(source.model, "The tokenizer source")
+
+
+def _open_models(config: MergeConfiguration, options: MergeOptions) -> None:
+    """Open the checkpoints as mergekit is about to, which merges adapters and downloads."""
+    cache = LoaderCache()
+    cache.setup(options=options)
+    for model in models_in_order(config):
+        held = set(os.listdir(options.lora_merge_cache)) if _is_there(options) else set()
+        try:
+            with of_library(
+                f"The weights of {model} cannot be opened",
+                "Copy or download the model again, whole, or name another.",
+            ):
+                folder = cache.get(model).index.base_path
+        except TransplantError:
+            # mergekit would take what it began to write for a merged adapter the next time.
+            for name in (
+                set(os.listdir(options.lora_merge_cache)) - held if _is_there(options) else ()
+            ):
+                shutil.rmtree(os.path.join(str(options.lora_merge_cache), name))
+            raise
+        check_weights(folder, "The model")
+
+
+def _is_there(options: MergeOptions) -> bool:
+    return bool(options.lora_merge_cache) and os.path.isdir(str(options.lora_merge_cache))
+
+
+def _check_device(options: MergeOptions) -> None:
+    name = options.device or "cpu"
+    remedy = "Leave --cuda, --gpu-rich and --device out to merge on the processor."
+    with of_library(f"The device {name!r} cannot be used", remedy):
+        torch.empty(0, device=name)
+
+
+def _check_adapter(model: ModelReference, options: MergeOptions) -> None:
+    assert model.lora is not None
+    if not options.lora_merge_cache:
+        raise TransplantError(
+            f"{model} is a model with a LoRA adapter, which is merged into a cache dir first, and "
+            "none was named. Add the option --lora-merge-cache DIRECTORY."
+        )
+    check_path(model.lora, "The LoRA adapter")
+    if os.path.isdir(model.lora.path):
+        read_json(
+            os.path.join(model.lora.path, "adapter_config.json"),
+            dict,
+            "Name the directory of a LoRA adapter behind the `+`.",
+        )
+
+
+def _check_finite(config: MergeConfiguration) -> None:
+    """Refuse parameters that are not finite: every number that they weigh would become such."""
+    for where, settings in parameter_blocks(config):
+        for name, value in (settings or {}).items():
+            for number in _numbers(value):
+                if not math.isfinite(number):
+                    raise TransplantError(
+                        f"{where}: {name} is {number}, which makes every number of the output "
+                        "so. Write a finite number."
+                    )
+
+
+def _numbers(setting: Any) -> list[float]:
+    if isinstance(setting, list):
+        return [number for one in setting for number in _numbers(one)]
+    if isinstance(setting, ConditionalParameter):
+        return _numbers(setting.value)
+    if isinstance(setting, str):
+        # YAML takes 1e999 for text, and mergekit for a number.
+        try:
+            return [float(setting)]
+        except ValueError:
+            return []
+    return [float(setting)] if isinstance(setting, int | float) else []

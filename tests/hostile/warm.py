@@ -1,0 +1,113 @@
+"""A warm process that runs commands in forks of itself, each with limits of memory and time.
+
+Everything is imported once, so that a command costs a fork. Requests and answers are lines of
+JSON. A fork gets no threads of its parent, so the parent starts none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+AT_ONCE = 2
+
+
+def load_libraries() -> None:
+    """Import all that the commands import, while there is one thread."""
+    import torch
+
+    import mergekit_omp.cli
+    import mergekit_omp.evaluation.evaluate
+    import mergekit_omp.inspection.command
+    import mergekit_omp.report.write  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def run(command: str, arguments: list[str]) -> None:
+    """One command, as its entry point runs it."""
+    if command == "mergekit-yaml":
+        from mergekit.scripts.run_yaml import main
+
+        main.main(args=arguments, prog_name=command)
+    elif command == "check":
+        from hostile.outputs import check
+
+        check(Path(arguments[0]))
+    else:
+        from mergekit_omp.cli import main as ours
+
+        ours.main(args=[command, *arguments], prog_name="mergekit-omp")
+
+
+def child(request: dict[str, Any]) -> None:
+    """The fork: its output goes to a file, its limits are set, and it never returns."""
+    file = os.open(request["text"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(request["folder"])
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = used + request["bytes"]
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    status = 0
+    try:
+        run(request["command"], request["arguments"])
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except BaseException:  # noqa: BLE001 (what the interpreter would do at its top)
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def serve() -> None:
+    """Answer requests until the input ends."""
+    load_libraries()
+    print(json.dumps({"ready": True}), flush=True)
+    running: dict[int, tuple[dict[str, Any], float]] = {}
+    waiting: list[dict[str, Any]] = []
+    unread = b""
+    open_ = True
+    while open_ or running or waiting:
+        ready, _, _ = select.select(
+            [0] if open_ else [], [], [], 0.01 if running or waiting else None
+        )
+        if ready:
+            data = os.read(0, 1 << 16)
+            open_ = bool(data)
+            *lines, unread = (unread + data).split(b"\n")
+            waiting += [json.loads(line) for line in lines]
+        while waiting and len(running) < AT_ONCE:
+            request = waiting.pop(0)
+            pid = os.fork()
+            if not pid:
+                child(request)
+            running[pid] = (request, time.monotonic())
+        for pid, (request, started) in list(running.items()):
+            seconds = time.monotonic() - started
+            if seconds > request["seconds"]:
+                os.kill(pid, signal.SIGKILL)
+            found, status, usage = os.wait4(pid, os.WNOHANG)
+            if found:
+                del running[pid]
+                answer = {
+                    "id": request["id"],
+                    "status": os.waitstatus_to_exitcode(status),
+                    "seconds": seconds,
+                    "bytes": usage.ru_maxrss * 1024,
+                }
+                print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
