@@ -11,18 +11,15 @@ the summary is due.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import logging
 import os
 import sys
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
+from mergekit_omp.plugin import seams
 
 LOG = logging.getLogger(__name__)
 
-SUPPORTED = "mergekit>=0.1.5,<0.2"
-_FIRST, _BEYOND = Version("0.1.5"), Version("0.2")
 _CORRECT = "Correct the config, or name other models."
 
 _active = False
@@ -46,51 +43,14 @@ class ActivatingLoader:
         activate()
 
 
-def _unsupported() -> str | None:
-    """What is wrong with the installed mergekit, or None."""
-    found = importlib.metadata.version("mergekit")
-    try:
-        version = Version(found)
-    except InvalidVersion:
-        return f"mergekit {found} has no version that can be compared"
-    if not _FIRST <= version < _BEYOND:
-        return f"mergekit {found} is not supported"
-    from mergekit import card, merge_methods, tokenizer
-    from mergekit.config import MergeConfiguration
-
-    planner = getattr(sys.modules["mergekit.plan"], "MergePlanner", None)
-    seams = {
-        "mergekit.plan.MergePlanner.plan_tensor": getattr(planner, "plan_tensor", None),
-        "mergekit.plan.MergePlanner._plan": getattr(planner, "_plan", None),
-        "mergekit.plan.MergePlanner.plan_to_disk": getattr(planner, "plan_to_disk", None),
-        "mergekit.card.generate_card": getattr(card, "generate_card", None),
-        "mergekit.merge_methods.register": getattr(merge_methods, "register", None),
-        "mergekit.merge_methods.registered_methods": getattr(
-            merge_methods, "registered_methods", None
-        ),
-        "mergekit.tokenizer.PermutedVocabulary": getattr(tokenizer, "PermutedVocabulary", None),
-        "mergekit.tokenizer.BuildTokenizer": getattr(tokenizer, "BuildTokenizer", None),
-        "mergekit.config.MergeConfiguration.referenced_models": getattr(
-            MergeConfiguration, "referenced_models", None
-        ),
-    }
-    missing = [name for name, seam in seams.items() if seam is None]
-    if missing:
-        return f"mergekit {found} lacks {', '.join(missing)}"
-    return None
-
-
 def activate() -> None:
     """Register the merge methods and wrap mergekit's planner. Does so once per process."""
     global _active
     if _active:
         return
-    problem = _unsupported()
+    problem = seams.unsupported(seams.PLAN)
     if problem is not None:
-        _refuse(
-            f"mergekit-omp works with {SUPPORTED}, but {problem}. Install a supported "
-            f"mergekit: pip install '{SUPPORTED}'."
-        )
+        _refuse(seams.refusal(problem))
         _active = True
         return
     from mergekit_omp.plugin import preflight
@@ -262,14 +222,9 @@ def _wrap_merge() -> None:
         return
     from mergekit_omp.errors import TransplantError
 
-    seams = ("_update_config_vocab", "generate_card", "_copy_tagalong_files")
-    missing = [f"mergekit.merge.{name}" for name in seams if not hasattr(merge, name)]
-    if missing:
-        found = importlib.metadata.version("mergekit")
-        raise TransplantError(
-            f"mergekit-omp works with {SUPPORTED}, but mergekit {found} lacks "
-            f"{', '.join(missing)}. Install a supported mergekit: pip install '{SUPPORTED}'."
-        )
+    problem = seams.unsupported(seams.MERGE)
+    if problem is not None:
+        raise TransplantError(seams.refusal(problem))
     _wrap_vocabulary_size(merge)
     _wrap_card(merge)
     _wrap_last_step(merge)

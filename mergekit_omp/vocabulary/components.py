@@ -36,6 +36,10 @@ def without_dummy_prefix(backend: Tokenizer) -> Tokenizer:
     The model is shared with the original; nothing is added before the text, no control token is
     recognised, no post-processor runs.
     """
+    # tokenizers 0.23 never frees what a cache of pieces holds, megabytes for each tokenizer, and
+    # tokens are read once each. Older versions, and models without a cache, have no such method.
+    if hasattr(backend.model, "_resize_cache"):
+        backend.model._resize_cache(0)
     copy = Tokenizer(backend.model)
     normalizer = [step for step in steps(backend.normalizer) if step["type"] != "Prepend"]
     if normalizer:

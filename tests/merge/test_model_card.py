@@ -11,9 +11,6 @@ import yaml
 from merges import merge_here, swap
 from merging import record
 
-from mergekit_omp.errors import TransplantError
-from mergekit_omp.plugin import hooks
-
 SECTION = "### Tokenizer Transplant"
 
 
@@ -109,15 +106,3 @@ def test_models_with_other_counts_and_a_token_of_the_config_are_told_apart(
     assert all(row["set by `tokens:`"] == "1" and int(row["padding"]) > 0 for row in told)
     assert "residual" not in card, "nothing was fitted"
     assert front_matter(card)["tags"][-1] == "mean"
-
-
-@pytest.mark.parametrize("seam", ["generate_card", "_copy_tagalong_files"])
-def test_a_seam_that_has_moved_is_named_before_anything_is_written(
-    seam: str, base: Path, donor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mergekit import merge
-
-    monkeypatch.setattr(merge, "_mergekit_omp", False, raising=False)
-    monkeypatch.delattr(merge, seam)
-    with pytest.raises(TransplantError, match=f"lacks mergekit.merge.{seam}"):
-        hooks._wrap_merge()
