@@ -50,6 +50,27 @@ def models(tmp_path_factory: pytest.TempPathFactory, real_tokenizer: Callable[[s
     return make
 
 
+@pytest.fixture(scope="session")
+def family(models: Any) -> list[Path]:
+    """A base and two fine-tunes of it: one vocabulary, other weights."""
+    return [
+        models(f"sp_{seed}", "sentencepiece_bpe", seed=seed, layers=1, hidden=16)
+        for seed in (0, 5, 6)
+    ]
+
+
+@pytest.fixture(scope="session")
+def base(family: list[Path]) -> Path:
+    """A model that is to get the donor's tokenizer."""
+    return family[0]
+
+
+@pytest.fixture(scope="session")
+def donor(models: Any) -> Path:
+    """A donor of another vocabulary and hidden size."""
+    return models("bytes", "byte_level", hidden=48, seed=1)
+
+
 @pytest.fixture
 def merge(tmp_path: Path) -> Callable[..., Path]:
     """Merge by a config and return the output directory; the merge must succeed."""

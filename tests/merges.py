@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -60,3 +61,8 @@ def swap(base: Path, donor: Path | str, method: str = "omp", **more: Any) -> dic
         "dtype": "float32",
         **more,
     }
+
+
+def record(path: Path) -> dict[str, Any]:
+    """What a merge says of itself in `tokenizer_transplant.json`."""
+    return json.loads((path / "tokenizer_transplant.json").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 import transformers
 from families import BYTES, FAMILIES, SENTENCEPIECE
-from merges import swap
+from merges import record, swap
 from safetensors.torch import load_file
 from small_models import load
 
@@ -44,7 +43,7 @@ PAIRS = [
 
 
 @pytest.fixture
-def family(models: Any) -> Any:
+def of_family(models: Any) -> Any:
     def make(name: str, hidden: int = 32) -> Path:
         entry = FAMILIES[name]
         return models(
@@ -84,10 +83,10 @@ def vocabulary_tensors(model: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(("base", "donor"), PAIRS, ids=[f"{b}-from-{d}" for b, d in PAIRS])
 def test_a_swap(
-    base: str, donor: str, family: Any, alignments: dict[str, Alignment], merge: Any
+    base: str, donor: str, of_family: Any, alignments: dict[str, Alignment], merge: Any
 ) -> None:
     assert FAMILIES[base].tokenizer != FAMILIES[donor].tokenizer
-    base_path, donor_path = family(base), family(donor, hidden=16)
+    base_path, donor_path = of_family(base), of_family(donor, hidden=16)
     out = merge(swap(base_path, donor_path, parameters={"k": 4}))
 
     swapped, tokenizer = load(out)
@@ -118,9 +117,9 @@ def test_a_swap(
         ours.logits[..., copied], other.logits[..., found.source[copied]], rtol=1e-5, atol=1e-5
     )
 
-    (record,) = json.loads((out / "tokenizer_transplant.json").read_text())["models"]
+    (found,) = record(out)["models"]
     donor_has_head = not FAMILIES[donor].tied
-    for entry in record["tensors"]:
+    for entry in found["tensors"]:
         assert entry["counts"]["approximated"] == len(missing)
         assert 0 < entry["relative_residual"]["mean"] < 1
         as_head = entry["part"] != "input" or FAMILIES[base].tied
@@ -129,11 +128,11 @@ def test_a_swap(
 
 
 def test_a_head_bias_follows_the_code_of_its_head(
-    family: Any, alignments: dict[str, Alignment], merge: Any
+    of_family: Any, alignments: dict[str, Alignment], merge: Any
 ) -> None:
     """With one anchor a token, row and bias must come from the same anchor and coefficient."""
-    path = family("phi")
-    out = merge(swap(path, family("llama", hidden=16), parameters={"k": 1}))
+    path = of_family("phi")
+    out = merge(swap(path, of_family("llama", hidden=16), parameters={"k": 1}))
     found = alignments[BYTES]
     ours, theirs = load_file(out / "model.safetensors"), load_file(path / "model.safetensors")
     anchors = found.source[found.anchors]

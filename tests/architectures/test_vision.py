@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import BYTES, SENTENCEPIECE, VISION_FAMILIES, save_vision_model
-from merges import swap
+from merges import record, swap
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from mergekit_omp import Vocabulary, align
@@ -60,7 +60,7 @@ def test_a_text_donor(
     after = json.loads((out / "config.json").read_text())
     moved = [key for key in family.settings if "token_i" in key and "image" in key]
     assert moved
-    warnings = json.loads((out / "tokenizer_transplant.json").read_text())["warnings"]
+    warnings = record(out)["warnings"]
     for key in moved:
         where = np.flatnonzero(found.source == before[key])
         if len(where):

@@ -29,16 +29,6 @@ SPELLED = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 @pytest.fixture(scope="module")
-def base(models: Any) -> Path:
-    return models("sp_0", "sentencepiece_bpe", seed=0, layers=1, hidden=16)
-
-
-@pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=48, seed=1)
-
-
-@pytest.fixture(scope="module")
 def folder(base: Path, donor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two swaps and a text."""
     folder = tmp_path_factory.mktemp("evaluate")

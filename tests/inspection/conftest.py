@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +19,3 @@ def facts(inspected: Any) -> Callable[..., dict[str, Any]]:
         return json.loads(done.text[done.text.index("{") :])
 
     return run
-
-
-@pytest.fixture(scope="module")
-def base(models: Any) -> Path:
-    return models("sp", "sentencepiece_bpe")
-
-
-@pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=48, seed=1)

@@ -10,24 +10,9 @@ from merges import merge_here
 
 
 @pytest.fixture(scope="module")
-def family(models: Any) -> list[Path]:
-    """A base and two fine-tunes of it: one vocabulary, other weights."""
-    return [
-        models(f"sp_{seed}", "sentencepiece_bpe", seed=seed, layers=1, hidden=16)
-        for seed in (0, 5, 6)
-    ]
-
-
-@pytest.fixture(scope="module")
-def base(models: Any) -> Path:
-    """The family's base; modules that need another have their own."""
-    return models("sp_0", "sentencepiece_bpe", seed=0, layers=1, hidden=16)
-
-
-@pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    """A donor of another vocabulary and hidden size."""
-    return models("bytes", "byte_level", hidden=48, seed=1)
+def narrow_donor(models: Any) -> Path:
+    """A donor whose rows are as long as the family's, so that it can be merged with them."""
+    return models("bytes", "byte_level", hidden=16, layers=1, seed=1)
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
+from merges import record
 from safetensors.torch import load_file
+
+__all__ = ["assert_same", "record", "tensors"]
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -25,7 +27,3 @@ def assert_same(ours: Path, theirs: Path) -> None:
     for name, tensor in others.items():
         assert mine[name].dtype == tensor.dtype, name
         assert torch.equal(mine[name], tensor), name
-
-
-def record(path: Path) -> dict:
-    return json.loads((path / "tokenizer_transplant.json").read_text())

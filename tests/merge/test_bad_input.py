@@ -9,17 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from merges import merge_here, swap
+from merges import merge_here, record, swap
 from safetensors.torch import load_file, save_file
 from small_models import load, matrices, save_model
 from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
-
-
-@pytest.fixture(scope="module")
-def base(models: Any) -> Path:
-    return models("sp", "sentencepiece_bpe")
 
 
 def copy_of(path: Path, to: Path) -> Path:
@@ -117,9 +112,9 @@ def test_a_misspelt_merge_method(base: Path, donor: Path, refusal: Any) -> None:
 
 
 def test_two_models_for_a_method_that_takes_one(
-    base: Path, donor: Path, models: Any, refusal: Any
+    family: list[Path], donor: Path, refusal: Any
 ) -> None:
-    other = models("sp5", "sentencepiece_bpe", seed=5)
+    base, other, _ = family
     config = swap(base, donor)
     config["models"].append({"model": str(other)})
     said = refusal(config)
@@ -152,8 +147,8 @@ def test_single_bad_rows_of_a_donor_are_left_out(
     out = merge(swap(base, holed))
     for matrix in matrices(out):
         assert torch.isfinite(matrix).all()
-    record = json.loads((out / "tokenizer_transplant.json").read_text())
-    assert any("no usable row" in warning for warning in record["warnings"])
+    said = record(out)
+    assert any("no usable row" in warning for warning in said["warnings"])
 
 
 def test_an_output_path_that_is_a_file(base: Path, donor: Path, tmp_path: Path) -> None:
@@ -189,8 +184,8 @@ def test_an_output_path_that_is_an_input(
 def test_an_earlier_merge_is_written_over(base: Path, donor: Path, merge: Any) -> None:
     merge(swap(base, donor, "zero"))
     out = merge(swap(base, donor, "mean"))
-    record = json.loads((out / "tokenizer_transplant.json").read_text())
-    assert record["merge_method"] == "mean"
+    said = record(out)
+    assert said["merge_method"] == "mean"
 
 
 def test_gaps_and_ids_past_the_matrix_work_with_one_warning_each(
@@ -209,7 +204,7 @@ def test_gaps_and_ids_past_the_matrix_work_with_one_warning_each(
     tokenizer.add_tokens(["alpha-beta", "gamma-delta", "epsilon-zeta", "eta-theta"])
     donor = save_model(tmp_path / "donor", tokenizer, rows=size, hidden=48)
     out = merge(swap(base, donor))
-    warnings = json.loads((out / "tokenizer_transplant.json").read_text())["warnings"]
+    warnings = record(out)["warnings"]
     gaps = [warning for warning in warnings if "without a token" in warning]
     past = [warning for warning in warnings if "id(s) have none" in warning]
     assert len(gaps) == 1
@@ -230,7 +225,7 @@ def test_ids_past_the_bases_own_matrix(
     size = max(tokenizer.get_vocab().values()) + 1
     short = save_model(tmp_path / "short", tokenizer, rows=size - 100)
     out = merge(swap(short, donor))
-    (model,) = json.loads((out / "tokenizer_transplant.json").read_text())["models"]
+    (model,) = record(out)["models"]
     for entry in model["tensors"]:
         assert entry["counts"]["out_of_range"] > 0
         assert entry["counts"]["copied"] + entry["counts"]["approximated"] == 2000

@@ -40,24 +40,19 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=16, layers=1, seed=1)
-
-
-@pytest.fixture(scope="module")
 def swapped(
-    family: list[Path], donor: Path, tmp_path_factory: pytest.TempPathFactory
+    family: list[Path], narrow_donor: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Path]:
     folder = tmp_path_factory.mktemp("swapped")
     out = [folder / str(i) for i in range(len(family))]
     for path, to in zip(family, out, strict=True):
-        assert merge_here(swap(path, donor, parameters=K), to).status == 0
+        assert merge_here(swap(path, narrow_donor, parameters=K), to).status == 0
     return out
 
 
 @pytest.mark.parametrize("method", sorted(set(INNER) - {"passthrough"}))
 def test_it_merges_the_aligned_tensors_as_the_inner_method_does(
-    method: str, family: list[Path], swapped: list[Path], donor: Path, merge: Any
+    method: str, family: list[Path], swapped: list[Path], narrow_donor: Path, merge: Any
 ) -> None:
     contract = INNER[method].contract
     with_base = contract.base in (BasePolicy.REQUIRED, BasePolicy.OPTIONAL)
@@ -91,7 +86,9 @@ def test_it_merges_the_aligned_tensors_as_the_inner_method_does(
 
     seed = ("--random-seed", "3")
     composite = merge(
-        config(family, f"omp+{method}", tokenizer_source=str(donor), parameters={**K, **shared}),
+        config(
+            family, f"omp+{method}", tokenizer_source=str(narrow_donor), parameters={**K, **shared}
+        ),
         "composite",
         *seed,
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from merges import swap
+from merges import record, swap
 from small_models import load, matrices
 
 from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
@@ -99,8 +98,8 @@ def test_a_union_is_filled_from_every_donor(models: Any, merge: Any) -> None:
         }
     )
     assert all(matrix.isfinite().all() for matrix in matrices(out))
-    record = json.loads((out / "tokenizer_transplant.json").read_text())
-    for model, other in zip(record["models"], reversed(order), strict=True):
+    said = record(out)
+    for model, other in zip(said["models"], reversed(order), strict=True):
         (entry,) = model["tensors"]
         assert [donor["model"] for donor in entry["donors"]] == [str(other)]
         assert entry["counts"]["approximated"] > 200

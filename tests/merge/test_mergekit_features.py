@@ -20,16 +20,11 @@ K = {"k": 4}
 
 
 @pytest.fixture(scope="module")
-def family(models: Any) -> list[Path]:
+def deep_family(models: Any) -> list[Path]:
     return [
         models(f"sp_{seed}", "sentencepiece_bpe", seed=seed, layers=2, hidden=16)
         for seed in (0, 5, 6)
     ]
-
-
-@pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=16, layers=1, seed=1)
 
 
 def ties(paths: list[Path], method: str, **more: Any) -> dict[str, Any]:
@@ -44,13 +39,14 @@ def ties(paths: list[Path], method: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def swap_all(donor: Path, merge: Any) -> Any:
+def swap_all(narrow_donor: Path, merge: Any) -> Any:
     return lambda paths: [
-        merge(swap(path, donor, parameters=K), f"swapped_{i}") for i, path in enumerate(paths)
+        merge(swap(path, narrow_donor, parameters=K), f"swapped_{i}")
+        for i, path in enumerate(paths)
     ]
 
 
-def test_slices(family: list[Path], donor: Path, merge: Any, swap_all: Any) -> None:
+def test_slices(deep_family: list[Path], narrow_donor: Path, merge: Any, swap_all: Any) -> None:
     def config(paths: list[Path], method: str, **more: Any) -> dict[str, Any]:
         return {
             "merge_method": method,
@@ -62,22 +58,24 @@ def test_slices(family: list[Path], donor: Path, merge: Any, swap_all: Any) -> N
             **more,
         }
 
-    ours = merge(config(family, "omp", tokenizer_source=str(donor), parameters=K))
-    assert_same(ours, merge(config(swap_all(family[:2]), "passthrough"), "plain"))
+    ours = merge(config(deep_family, "omp", tokenizer_source=str(narrow_donor), parameters=K))
+    assert_same(ours, merge(config(swap_all(deep_family[:2]), "passthrough"), "plain"))
     model, _ = load(ours)
     assert model.config.num_hidden_layers == 3
     by_model = {m["model"]: [e["part"] for e in m["tensors"]] for m in record(ours)["models"]}
-    assert by_model == {str(family[0]): ["input"], str(family[1]): ["head"]}
+    assert by_model == {str(deep_family[0]): ["input"], str(deep_family[1]): ["head"]}
 
 
-def test_modules(family: list[Path], donor: Path, merge: Any) -> None:
-    ours = ties(family, "omp+ties", tokenizer_source=str(donor), parameters=K)
+def test_modules(deep_family: list[Path], narrow_donor: Path, merge: Any) -> None:
+    ours = ties(deep_family, "omp+ties", tokenizer_source=str(narrow_donor), parameters=K)
     by_module = {**ours, "modules": {"default": {"models": ours["models"]}}}
     del by_module["models"]
     assert_same(merge(by_module, "modules"), merge(ours))
 
 
-def test_gradients_and_filters(family: list[Path], donor: Path, merge: Any, swap_all: Any) -> None:
+def test_gradients_and_filters(
+    deep_family: list[Path], narrow_donor: Path, merge: Any, swap_all: Any
+) -> None:
     t = [
         {"filter": "self_attn", "value": [0, 0.3]},
         {"filter": "lm_head", "value": 0.9},
@@ -93,27 +91,29 @@ def test_gradients_and_filters(family: list[Path], donor: Path, merge: Any, swap
             **more,
         }
 
-    ours = config(family[:2], "omp+slerp", tokenizer_source=str(donor), parameters={"t": t, **K})
-    theirs = config(swap_all(family[:2]), "slerp", parameters={"t": t})
+    ours = config(
+        deep_family[:2], "omp+slerp", tokenizer_source=str(narrow_donor), parameters={"t": t, **K}
+    )
+    theirs = config(swap_all(deep_family[:2]), "slerp", parameters={"t": t})
     assert_same(merge(ours), merge(theirs, "plain"))
 
 
-def test_dtype_and_out_dtype(family: list[Path], donor: Path, merge: Any) -> None:
-    config = ties(family, "omp+ties", tokenizer_source=str(donor), parameters=K)
+def test_dtype_and_out_dtype(deep_family: list[Path], narrow_donor: Path, merge: Any) -> None:
+    config = ties(deep_family, "omp+ties", tokenizer_source=str(narrow_donor), parameters=K)
     exact = tensors(merge(config, "exact"))
     out = merge({**config, "out_dtype": "bfloat16"}, "rounded")
     for name, tensor in tensors(out).items():
         assert torch.equal(tensor, exact[name].bfloat16()), name
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
-    alone = tensors(merge(swap(family[0], donor, parameters=K), "alone"))
-    half = merge(swap(family[0], donor, parameters=K, dtype="float16"), "half")
+    alone = tensors(merge(swap(deep_family[0], narrow_donor, parameters=K), "alone"))
+    half = merge(swap(deep_family[0], narrow_donor, parameters=K, dtype="float16"), "half")
     for name, tensor in tensors(half).items():
         assert tensor.dtype == torch.float16
         torch.testing.assert_close(tensor.float(), alone[name], rtol=0.01, atol=0.01)
 
 
-def test_chat_template(family: list[Path], donor: Path, merge: Any) -> None:
-    config = swap(family[0], donor, "zero")
+def test_chat_template(deep_family: list[Path], narrow_donor: Path, merge: Any) -> None:
+    config = swap(deep_family[0], narrow_donor, "zero")
     plain = transformers.AutoTokenizer.from_pretrained(merge(config, "plain"))
     assert plain.chat_template is None
     out = merge({**config, "chat_template": "chatml"}, "chatml")
@@ -123,11 +123,11 @@ def test_chat_template(family: list[Path], donor: Path, merge: Any) -> None:
 
 
 def test_a_lora_reference(
-    family: list[Path], donor: Path, tmp_path: Path, merge: Any, models: Any
+    deep_family: list[Path], narrow_donor: Path, tmp_path: Path, merge: Any, models: Any
 ) -> None:
     import peft
 
-    model, tokenizer = load(family[1])
+    model, tokenizer = load(deep_family[1])
     torch.manual_seed(0)
     settings = peft.LoraConfig(
         r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"], init_lora_weights=False
@@ -139,24 +139,24 @@ def test_a_lora_reference(
     tokenizer.save_pretrained(merged)
 
     def config(second: str) -> dict[str, Any]:
-        found = ties(family[:2], "omp+ties", tokenizer_source=str(donor), parameters=K)
+        found = ties(deep_family[:2], "omp+ties", tokenizer_source=str(narrow_donor), parameters=K)
         found["models"][0]["model"] = second
         return found
 
-    reference = f"{family[1]}+{tmp_path / 'lora'}"
+    reference = f"{deep_family[1]}+{tmp_path / 'lora'}"
     cache = ("--lora-merge-cache", str(tmp_path / "cache"))
     assert_same(
         merge(config(reference), "adapted", *cache), merge(config(str(merged)), "merged_out")
     )
     # A swap of the adapted model itself, too.
-    alone = merge(swap(reference, donor, parameters=K), "alone", *cache)  # type: ignore[arg-type]
-    assert_same(alone, merge(swap(merged, donor, parameters=K), "alone_merged"))
+    alone = merge(swap(reference, narrow_donor, parameters=K), "alone", *cache)  # type: ignore[arg-type]
+    assert_same(alone, merge(swap(merged, narrow_donor, parameters=K), "alone_merged"))
 
 
 def test_sharded_inputs_and_outputs(
-    family: list[Path], donor: Path, models: Any, merge: Any
+    deep_family: list[Path], narrow_donor: Path, models: Any, merge: Any
 ) -> None:
-    whole = merge(swap(family[0], donor, parameters=K))
+    whole = merge(swap(deep_family[0], narrow_donor, parameters=K))
     sharded = models(
         "sharded", "sentencepiece_bpe", seed=0, layers=2, hidden=16, shard_size="100KB"
     )
@@ -172,10 +172,14 @@ def test_sharded_inputs_and_outputs(
 
 @pytest.mark.parametrize("options", [(), ("--lazy-unpickle",)], ids=["pickle", "lazy-unpickle"])
 def test_bin_inputs(
-    options: tuple[str, ...], family: list[Path], donor: Path, tmp_path: Path, merge: Any
+    options: tuple[str, ...],
+    deep_family: list[Path],
+    narrow_donor: Path,
+    tmp_path: Path,
+    merge: Any,
 ) -> None:
     pickled = []
-    for i, path in enumerate((family[0], donor)):
+    for i, path in enumerate((deep_family[0], narrow_donor)):
         model, tokenizer = load(path)
         to = tmp_path / f"bin_{i}"
         tokenizer.save_pretrained(to)
@@ -183,7 +187,7 @@ def test_bin_inputs(
         torch.save(model.state_dict(), to / "pytorch_model.bin")
         pickled.append(to)
     out = merge(swap(pickled[0], pickled[1], parameters=K), "from_bin", *options)
-    assert_same(out, merge(swap(family[0], donor, parameters=K)))
+    assert_same(out, merge(swap(deep_family[0], narrow_donor, parameters=K)))
 
 
 @pytest.mark.parametrize(
@@ -197,14 +201,18 @@ def test_bin_inputs(
     ids=lambda options: options[0].strip("-"),
 )
 def test_options_leave_the_tensors_alone(
-    options: tuple[str, ...], family: list[Path], donor: Path, merge: Any
+    options: tuple[str, ...], deep_family: list[Path], narrow_donor: Path, merge: Any
 ) -> None:
-    config = ties(family, "omp+ties", tokenizer_source=str(donor), parameters=K)
+    config = ties(deep_family, "omp+ties", tokenizer_source=str(narrow_donor), parameters=K)
     assert_same(merge(config, "with", *options), merge(config, "without"))
 
 
 def test_a_multi_gpu_plan_runs_every_task_once_and_gives_the_same_tensors(
-    family: list[Path], donor: Path, merge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    deep_family: list[Path],
+    narrow_donor: Path,
+    merge: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The plan for two devices, whose workers here are the CPU's."""
     from mergekit import merge as merging_of_mergekit
@@ -231,7 +239,7 @@ def test_a_multi_gpu_plan_runs_every_task_once_and_gives_the_same_tensors(
                 kept = handle in self.targets or handle in self.trailing_dependencies
                 self.task_completion_queue.put((handle._index, result if kept else None))
 
-    config = ties(family, "omp+ties", tokenizer_source=str(donor), parameters=K)
+    config = ties(deep_family, "omp+ties", tokenizer_source=str(narrow_donor), parameters=K)
     one = merge(config, "one")
     monkeypatch.setattr(multigpu_executor, "get_torch_accelerator_type", lambda: "cuda")
     monkeypatch.setattr(merging_of_mergekit, "MultiGPUExecutor", OnTheCpu)
@@ -245,7 +253,7 @@ def test_a_multi_gpu_plan_runs_every_task_once_and_gives_the_same_tensors(
 
 
 def test_the_same_bytes_whatever_the_hash_seed_and_the_number_of_writers(
-    family: list[Path], donor: Path, models: Any, tmp_path: Path
+    deep_family: list[Path], narrow_donor: Path, models: Any, tmp_path: Path
 ) -> None:
     other = models("words", "wordpiece", hidden=16, layers=2, seed=4)
     config = write_config(
@@ -254,7 +262,7 @@ def test_the_same_bytes_whatever_the_hash_seed_and_the_number_of_writers(
             "merge_method": "omp+linear",
             "models": [
                 {"model": str(path), "parameters": {"weight": 0.5}}
-                for path in (family[0], other, family[1])
+                for path in (deep_family[0], other, deep_family[1])
             ],
             "tokenizer_source": "union",
             "parameters": K,
@@ -279,14 +287,18 @@ def test_the_same_bytes_whatever_the_hash_seed_and_the_number_of_writers(
 
 
 def test_a_transposed_head(
-    donor: Path, tmp_path: Path, real_tokenizer: Any, merge: Any, monkeypatch: pytest.MonkeyPatch
+    narrow_donor: Path,
+    tmp_path: Path,
+    real_tokenizer: Any,
+    merge: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An architecture whose head has its vocabulary along the second axis."""
     from mergekit.architecture import json_definitions
     from mergekit.architecture.json_definitions import _load_architecture_json
 
     base = save_model(tmp_path / "base", real_tokenizer("sentencepiece_bpe"), hidden=16, layers=1)
-    straight = merge(swap(base, donor, parameters=K), "straight")
+    straight = merge(swap(base, narrow_donor, parameters=K), "straight")
     folder = Path(json_definitions.mergekit._data.architectures.__file__).parent
     definition = json.loads((folder / "llama.json").read_text())
     for weight in definition["post_weights"]:
@@ -294,7 +306,7 @@ def test_a_transposed_head(
             weight.update(name="head_t", vocabulary_axis=1, optional=False)
             del weight["tied_names"]
     turned = []
-    for i, path in enumerate((base, donor)):
+    for i, path in enumerate((base, narrow_donor)):
         turned.append(shutil.copytree(path, tmp_path / f"turned_{i}"))
         held = load_file(path / "model.safetensors")
         held["head_t"] = held.pop("lm_head.weight").T.contiguous()

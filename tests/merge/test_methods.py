@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from merges import swap
+from merges import record, swap
 from small_models import load, matrices
 
 from mergekit_omp.approximation import APPROXIMATIONS
-
-
-@pytest.fixture(scope="module")
-def base(models: Any) -> Path:
-    return models("sp", "sentencepiece_bpe", layers=1)
-
-
-@pytest.fixture(scope="module")
-def donor(models: Any) -> Path:
-    return models("bytes", "byte_level", hidden=48, seed=1, layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +51,7 @@ def alone(name: str) -> str:
 def test_each_swaps_a_tokenizer(name: str, base: Path, donor: Path, merge: Any) -> None:
     out = merge(swap(base, donor, alone(name)))
     load(out)
-    (model,) = json.loads((out / "tokenizer_transplant.json").read_text())["models"]
+    (model,) = record(out)["models"]
     for entry, matrix in zip(model["tensors"], matrices(out), strict=True):
         assert entry["method"] == name
         assert entry["counts"]["approximated"] > 200
@@ -100,7 +89,7 @@ def test_the_head_can_reuse_the_weights_of_the_input(
     name: str, base: Path, donor: Path, merge: Any
 ) -> None:
     out = merge(swap(base, donor, name, parameters={"weights_from": "embed"}))
-    (model,) = json.loads((out / "tokenizer_transplant.json").read_text())["models"]
+    (model,) = record(out)["models"]
     assert [entry["donors"][0]["tensor"] for entry in model["tensors"]] == [
         "model.embed_tokens.weight"
     ] * 2
@@ -123,7 +112,7 @@ def test_bad_parameters(
 
 def test_rescaled_rows_have_the_bases_norms(base: Path, donor: Path, merge: Any) -> None:
     out = merge(swap(base, donor, parameters={"k": 2, "rescale_norms": True}))
-    (model,) = json.loads((out / "tokenizer_transplant.json").read_text())["models"]
+    (model,) = record(out)["models"]
     for entry in model["tensors"]:
         norms = entry["row_norms"]
         assert norms["approximated"]["median"] == pytest.approx(norms["copied"]["median"], rel=0.05)

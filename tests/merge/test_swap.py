@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from merges import mergekit_yaml, swap, write_config
+from merges import mergekit_yaml, record, swap, write_config
 from sklearn.linear_model import orthogonal_mp
 from small_models import load, matrices
 
@@ -127,8 +127,8 @@ def test_generation_stops_at_eos(out: Path) -> None:
 
 
 def test_the_record_says_what_was_done(out: Path, base: Path, donor: Path) -> None:
-    record = json.loads((out / "tokenizer_transplant.json").read_text())
-    (model,) = record["models"]
+    said = record(out)
+    (model,) = said["models"]
     assert model["model"] == base.name
     assert [entry["part"] for entry in model["tensors"]] == ["input", "head"]
     found = alignment(base, donor)
@@ -141,7 +141,7 @@ def test_the_record_says_what_was_done(out: Path, base: Path, donor: Path) -> No
         assert entry["donors"][0]["model"] == donor.name
         assert 0 < entry["relative_residual"]["mean"] <= entry["relative_residual"]["max"] < 1
         assert entry["support_size"]["max"] == 12
-    assert record["versions"]["mergekit"].startswith("0.1.")
+    assert said["versions"]["mergekit"].startswith("0.1.")
 
 
 def test_it_is_described_in_the_model_card(out: Path) -> None:
@@ -162,7 +162,7 @@ def test_mean_and_zero(method: str, base: Path, donor: Path, merge: Any) -> None
 def test_parameters_can_differ_by_tensor(base: Path, donor: Path, merge: Any) -> None:
     k = [{"filter": "lm_head", "value": 9}, {"value": 5}]
     out = merge(swap(base, donor, parameters={"k": k}))
-    (model,) = json.loads((out / "tokenizer_transplant.json").read_text())["models"]
+    (model,) = record(out)["models"]
     assert [entry["parameters"]["k"] for entry in model["tensors"]] == [5, 9]
     assert [entry["support_size"]["max"] for entry in model["tensors"]] == [5, 9]
 
@@ -188,7 +188,7 @@ def test_a_model_keeps_all_rows_under_its_own_tokenizer(base: Path, merge: Any) 
 def test_a_tied_base_is_served_from_the_donors_head(models: Any, donor: Path, merge: Any) -> None:
     base = models("sp_tied", "sentencepiece_bpe", tied=True)
     out = merge(swap(base, donor, parameters={"k": 8}))
-    (model,) = json.loads((out / "tokenizer_transplant.json").read_text())["models"]
+    (model,) = record(out)["models"]
     (entry,) = model["tensors"]
     assert entry["donors"][0]["tensor"] == "lm_head.weight"
     loaded, _ = load(out)
@@ -198,7 +198,7 @@ def test_a_tied_base_is_served_from_the_donors_head(models: Any, donor: Path, me
 def test_an_untied_base_takes_both_from_a_tied_donor(models: Any, base: Path, merge: Any) -> None:
     donor = models("bytes_tied", "byte_level", hidden=24, tied=True)
     out = merge(swap(base, donor, parameters={"k": 8}))
-    (model,) = json.loads((out / "tokenizer_transplant.json").read_text())["models"]
+    (model,) = record(out)["models"]
     assert {entry["donors"][0]["tensor"] for entry in model["tensors"]} == {
         "model.embed_tokens.weight"
     }
@@ -218,7 +218,7 @@ def test_a_donor_of_another_architecture_dtype_and_sharding(
 ) -> None:
     donor = models(f"donor_{donor_settings['model_type']}", "byte_level", **donor_settings)
     out = merge(swap(base, donor, parameters={"k": 8}))
-    (model,) = json.loads((out / "tokenizer_transplant.json").read_text())["models"]
+    (model,) = record(out)["models"]
     for entry in model["tensors"]:
         assert entry["relative_residual"]["mean"] < 1
     load(out)

@@ -10,7 +10,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from merges import swap
+from merges import record, swap
 from readers import OlderTransformers, read
 from safetensors.torch import load_file, save_file
 from small_models import save_model
@@ -51,7 +51,7 @@ def written(out: Path) -> tuple[set[str], bool]:
 
 
 def warned(out: Path, *words: str) -> bool:
-    said = json.loads((out / "tokenizer_transplant.json").read_text())["warnings"]
+    said = record(out)["warnings"]
     return any(all(word in warning for word in words) for warning in said)
 
 
