@@ -8,7 +8,7 @@ methods, and are validated once, at construction.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -42,6 +42,8 @@ class Needs(str, Enum):
     OTHER_MATRIX = "other_matrix"
     """Rows of the donor's other matrix (its head beside its input embedding), where it has two."""
     TEXT = "text"
+    BASE_MATRICES = "base_matrices"
+    """All of the base's own matrices, whichever of them the problem is about."""
 
 
 Segment: TypeAlias = Callable[[Sequence[bytes]], list[list[int]]]
@@ -105,6 +107,9 @@ class MissingRows:
     base: Float[Tensor, "base_rows base_dim"]
     """The base's matrix, with the rows of its own vocabulary."""
     inputs: CodingInputs
+    matrices: Mapping[Part, Tensor] = field(default_factory=dict)
+    """The base's input embedding, and its head where that is a matrix of its own, where the
+    approximation needs them."""
 
 
 @dataclass(frozen=True)

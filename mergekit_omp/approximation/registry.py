@@ -17,6 +17,7 @@ from mergekit_omp.approximation.omp import Omp
 from mergekit_omp.approximation.subword import Subword
 from mergekit_omp.approximation.wechsel import Wechsel
 from mergekit_omp.approximation.zero import Zero
+from mergekit_omp.approximation.zett import Zett
 
 APPROXIMATIONS: Mapping[str, type[Approximation]] = MappingProxyType(
     {
@@ -33,6 +34,7 @@ APPROXIMATIONS: Mapping[str, type[Approximation]] = MappingProxyType(
             Knn,
             Linear,
             Normal,
+            Zett,
         )
     }
 )

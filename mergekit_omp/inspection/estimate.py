@@ -17,6 +17,7 @@ from torch import Tensor
 from mergekit_omp.approximation import Cost, Sizes
 from mergekit_omp.models.headers import header
 from mergekit_omp.transplant.planning import AlignedTensor, TransplantPlan
+from mergekit_omp.transplant.predictions import PredictMissing
 from mergekit_omp.transplant.row_plan import ApproximatedRows, RowPlan
 
 TIMED_SECONDS = 0.05
@@ -58,7 +59,7 @@ def steps(transplant: TransplantPlan) -> list[Step]:
     for aligned in transplant.aligned:
         for plan in aligned.task.plans:
             for served in plan.approximated:
-                key = id(served) if served.encode is None else id(served.encode)
+                key = id(served.encode or served.predict or served)
                 if key in seen:
                     continue
                 seen.add(key)
@@ -95,6 +96,9 @@ def _step(
         cost = approximation.cost(sizes)
     except ValueError as error:
         cost, refusal = Cost(), str(error)
+    if served.predict is not None:
+        assert isinstance(served.predict, PredictMissing)
+        cost = served.predict.cost
     return Step(
         tensor=entry["tensor"],
         part=served.part.value,

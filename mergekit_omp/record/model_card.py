@@ -12,7 +12,7 @@ from mergekit.card import maybe_link_hf
 
 from mergekit_omp.outside.display import in_markdown
 from mergekit_omp.record.record import FILE_NAME
-from mergekit_omp.record.sentences import PARTS, listed, tokenizer_of
+from mergekit_omp.record.sentences import PARTS, origin_of, tokenizer_of
 from mergekit_omp.record.shown_names import ShownNames
 
 _CONFIGURATION = "\n### Configuration\n"
@@ -85,7 +85,7 @@ def section(record: dict[str, Any]) -> str:
         "### Tokenizer Transplant",
         "",
         f"The tokenizer is that of {whose}: {output['tokens']} tokens in {output['vocab_size']} "
-        f"rows. {_approximation(record)} No training was involved.",
+        f"rows. {_approximation(record)}",
         "",
         "| " + " | ".join(["model", "tensor", *titles]) + " |",
         "|---|---|" + "---:|" * len(titles),
@@ -113,14 +113,16 @@ def section(record: dict[str, Any]) -> str:
 def _approximation(record: dict[str, Any]) -> str:
     tensors = [tensor for model in record["models"] for tensor in model["tensors"]]
     if not any(tensor["counts"]["approximated"] for tensor in tensors):
-        return "Every token has a row of each model's own."
-    # A method that reads no donor rows takes nothing from a donor.
-    donors = dict.fromkeys(d["model"] for t in tensors for d in t["donors"] if d["tensor"])
-    origin = f" from {listed(_linked(donor) for donor in donors)}" if donors else ""
+        return "Every token has a row of each model's own. No training was involved."
+    keep = (
+        "Tokens that a model has under the same bytes or in the same role keep its rows"
+        if all(tensor["parameters"].get("copy_shared", True) for tensor in tensors)
+        else "Control tokens that a model has in the same role or by name keep its rows"
+    )
+    training = "of the models " if any("hypernetwork" in tensor for tensor in tensors) else ""
     return (
-        "Tokens that a model has under the same bytes or in the same role keep its rows; the "
-        f"others were approximated by `{record['approximation']}`{origin} "
-        f"(mergekit-omp {record['versions']['mergekit-omp']})."
+        f"{keep}; the others were approximated by `{record['approximation']}`{origin_of(tensors, _linked)} "
+        f"(mergekit-omp {record['versions']['mergekit-omp']}). No training {training}was involved."
     )
 
 

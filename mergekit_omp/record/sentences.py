@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 PARTS = {"input": "input", "head": "head", "head_bias": "head bias"}
-_TOLD = ("tensor", "method", "donors", "counts", "relative_residual")
+_TOLD = ("tensor", "method", "donors", "counts", "relative_residual", "hypernetwork")
 
 
 def by_models(record: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -37,9 +37,7 @@ def rows_of(tensor: dict[str, Any]) -> str:
     counts = tensor["counts"]
     facts = [f"{counts['copied']} rows copied"]
     if counts["approximated"]:
-        # A method that reads no donor rows takes nothing from a donor.
-        donors = list(dict.fromkeys(d["model"] for d in tensor["donors"] if d["tensor"]))
-        origin = f" from {listed(donors)}" if donors else ""
+        origin = origin_of([tensor])
         facts.append(f"{counts['approximated']} approximated by {tensor['method']}{origin}")
     for key, what in (
         ("without_donor_row", "without a donor's row"),
@@ -49,6 +47,16 @@ def rows_of(tensor: dict[str, Any]) -> str:
         if counts[key]:
             facts.append(f"{counts[key]} {what}")
     return ", ".join(facts)
+
+
+def origin_of(tensors: list[dict[str, Any]], name: Callable[[str], str] = str) -> str:
+    """' from ./donor' or ' with the hypernetwork ./hypernetwork'; '' where there is neither."""
+    networks = dict.fromkeys(t["hypernetwork"]["source"] for t in tensors if "hypernetwork" in t)
+    if networks:
+        return f" with the hypernetwork {listed(name(network) for network in networks)}"
+    # A method that reads no donor rows takes nothing from a donor.
+    donors = dict.fromkeys(d["model"] for t in tensors for d in t["donors"] if d["tensor"])
+    return f" from {listed(name(donor) for donor in donors)}" if donors else ""
 
 
 def matched(tensor: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergekit_omp.approximation import APPROXIMATIONS
+from mergekit_omp.record.sentences import origin_of
 from mergekit_omp.report.contents import Report, Section
 
 PARTS = {"input": "Input embedding", "head": "Output head", "head_bias": "Bias of the head"}
@@ -85,10 +86,11 @@ def lead(report: Report) -> str:
     entry = report.sections[0].entry
     counts = entry["counts"]
     donors = ", ".join(dict.fromkeys(donor["model"] for donor in entry["donors"])) or "no donor"
+    origin = origin_of([entry]) if "hypernetwork" in entry else f" from {donors}"
     sentences = [
         f"{number(counts['copied'])} of {number(counts['rows'])} rows were copied "
         f"from {report.sections[0].model}; {number(counts['approximated'])} were "
-        f"approximated by {entry['method']} from {donors}."
+        f"approximated by {entry['method']}{origin}."
     ]
     scores = [
         f"{section.held_out.own.score:.2f} in the {_short(title)}"
@@ -149,4 +151,6 @@ def why_unchecked(report: Report) -> str:
         return "the models are not at hand."
     if not any(section.entry["counts"]["approximated"] for section in report.sections):
         return "no row was approximated."
+    if any("hypernetwork" in section.entry for section in report.sections):
+        return "a hypernetwork reads the very row that would be hidden from it."
     return "it was not asked for, or too few tokens are shared."

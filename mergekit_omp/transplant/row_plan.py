@@ -83,6 +83,8 @@ class ApproximatedRows:
     other_matrix: LoadTensor | None = None
     """The donor's other matrix, where the approximation asks for it and there is one."""
     other_axis: int = 0
+    predict: Task[dict[str, Tensor]] | None = None
+    """What predicts the rows of all of the model's vocabulary tensors, where something does."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from mergekit.common import ModelReference
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 
 from mergekit_omp.approximation.base import AnchorCoding, Approximation, Needs, Part, Texts
+from mergekit_omp.approximation.zett import Zett
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.tensors import VocabularyTensor
 from mergekit_omp.transplant.config import TokenizerSource
 from mergekit_omp.transplant.inputs import MergeInputs
 from mergekit_omp.transplant.log import MergeLog
+from mergekit_omp.transplant.predictions import Predictions
 from mergekit_omp.transplant.row_plan import ApproximatedRows, CodingRows, EncodeMissing, RowPlan
 from mergekit_omp.transplant.token_settings import Override
 from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
@@ -37,7 +39,8 @@ class PlannedTensor:
 class DonorRows:
     """What one donor has for the missing rows of one tensor."""
 
-    model: ModelReference
+    model: ModelReference | str
+    """Or, where only its tokens matter, where these come from."""
     vocabulary: Vocabulary
     tensor: VocabularyTensor | None
     ids: np.ndarray
@@ -69,6 +72,7 @@ class RowPlanner:
         self.alignments: dict[tuple[str, ModelReference], Alignment] = {}
         """The alignments used so far, by the output's name of the tensor and the model."""
         self._codes: dict[tuple[Any, ...], EncodeMissing] = {}
+        self._predictions = Predictions(sources, log)
 
     def plan(
         self, tensor: PlannedTensor, space: PlannedTensor, approximation: Approximation, tied: bool
@@ -105,6 +109,9 @@ class RowPlanner:
         copied = alignment.source >= 0
         if not approximation.copies_shared:
             copied &= alignment.match != Match.BYTES
+            if isinstance(approximation, Zett):
+                # An added token of a union is text too.
+                copied &= self.output.kinds != Kind.ORDINARY
         for model in models:
             self._check_finite(tensor.models[model], alignment.source, copied)
         missing = ~copied & (self.output.kinds != Kind.GAP)
@@ -143,12 +150,13 @@ class RowPlanner:
         }
         found = []
         for model in models:
+            of_model, predictions = self._predicted(approximated, model, tensor, approximation)
             plan = RowPlan(
                 model=model,
                 rows=self.rows,
                 copied_to=np.flatnonzero(copied),
                 copied_from=alignment.source[copied],
-                approximated=tuple(approximated),
+                approximated=of_model,
                 without_donor_row=without_donor_row,
                 overrides=tuple(
                     (o.output_id, o.model, self._override_rows(o, tensor)) for o in overrides
@@ -168,6 +176,7 @@ class RowPlanner:
                 "parameters": approximation.model_dump(mode="json"),
                 "donors": donors,
                 "counts": counts,
+                **predictions,
             }
             found.append((model, plan, entry))
         return found
@@ -227,6 +236,10 @@ class RowPlanner:
                 for model in self.owners
                 if self.sources.vocabularies.vocabulary(model).fingerprint != vocabulary.fingerprint
             ]
+        if isinstance(approximation, Zett):
+            # A token's bytes are enough, whoever has it.
+            ids = np.where(self.output.kinds != Kind.GAP, np.arange(self.output.size), -1)
+            return [DonorRows(str(self.source), self.output, None, ids)]
         found = []
         for model in models:
             if Needs.DONOR_ROWS not in approximation.needs:
@@ -313,6 +326,20 @@ class RowPlanner:
             other_matrix=other_matrix.load_task() if other_matrix else None,
             other_axis=(other_matrix.weight.vocabulary_axis or 0) if other_matrix else 0,
         )
+
+    def _predicted(
+        self,
+        approximated: list[ApproximatedRows],
+        model: ModelReference,
+        tensor: PlannedTensor,
+        approximation: Approximation,
+    ) -> tuple[tuple[ApproximatedRows, ...], dict[str, Any]]:
+        """The rows of one model with what predicts them, and what the record says of that."""
+        if not isinstance(approximation, Zett) or not approximated:
+            return tuple(approximated), {}
+        (served,) = approximated
+        planned = self._predictions.plan(approximation, tensor.models[model], served.rows)
+        return (replace(served, predict=planned.task),), {"hypernetwork": planned.facts}
 
     def _override_rows(self, override: Override, tensor: PlannedTensor) -> tuple[int, ...]:
         if override.model is None:

@@ -19,6 +19,7 @@ from mergekit_omp.approximation.base import (
 )
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import finite_mean
+from mergekit_omp.approximation.zett import Zett
 from mergekit_omp.pursuit import Code
 from mergekit_omp.transplant.log import MergeLog
 from mergekit_omp.transplant.row_plan import (
@@ -27,6 +28,8 @@ from mergekit_omp.transplant.row_plan import (
     RowPlan,
     vocabulary_first,
 )
+
+_GIVEN = ("code", "donor", "other_matrix", "predicted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,8 @@ class AlignedVocabulary(PermutedVocabulary):
                     tasks.append((f"code_{i}_{j}", served.encode))
                 elif served.donor is not None:
                     tasks.append((f"donor_{i}_{j}", served.donor))
+                if served.predict is not None:
+                    tasks.append((f"predicted_{i}_{j}", served.predict))
                 if served.other_matrix is not None:
                     tasks.append((f"other_matrix_{i}_{j}", served.other_matrix))
         return tasks
@@ -92,7 +97,7 @@ class AlignedVocabulary(PermutedVocabulary):
             if plan.model not in tensors:
                 continue
             given = [
-                {kind: inputs.get(f"{kind}_{i}_{j}") for kind in ("code", "donor", "other_matrix")}
+                {kind: inputs.get(f"{kind}_{i}_{j}") for kind in _GIVEN}
                 for j in range(len(plan.approximated))
             ]
             with self.log.scope(running=True):
@@ -141,7 +146,11 @@ def _approximated(
     code: dict[str, Any] | None,
     donor: Tensor | None,
     other_matrix: Tensor | None,
+    predicted: dict[str, Tensor] | None,
 ) -> Tensor:
+    if predicted is not None:
+        assert isinstance(served.approximation, Zett)
+        return served.approximation.decode(predicted, base, len(served.rows), served.part)
     if code is not None:
         assert isinstance(served.approximation, AnchorCoding)
         anchor_rows = torch.from_numpy(served.coding.anchor_rows)

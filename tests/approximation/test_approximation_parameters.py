@@ -37,6 +37,7 @@ from mergekit_omp.approximation.parameters import PositiveInt
 from mergekit_omp.approximation.subword import Subword
 from mergekit_omp.approximation.wechsel import Wechsel
 from mergekit_omp.approximation.zero import Zero
+from mergekit_omp.approximation.zett import Zett
 from mergekit_omp.pursuit import SparseCode
 
 
@@ -44,7 +45,7 @@ def test_the_mission_comes_first() -> None:
     assert list(APPROXIMATIONS)[:5] == ["omp", "mean", "zero", "wechsel", "focus"]
     assert set(APPROXIMATIONS) == {
         *("omp", "mean", "zero", "wechsel", "focus"),
-        *("kriging", "subword", "clp", "knn", "linear", "normal"),
+        *("kriging", "subword", "clp", "knn", "linear", "normal", "zett"),
     }
 
 
@@ -207,6 +208,7 @@ def test_what_each_method_needs(tmp_path: Path) -> None:
         "kriging": {"other_matrix", "donor_rows", "text"},
         "wechsel": {"donor_rows", "text"},
         "subword": {"text"},
+        "zett": {"base_matrices", "text"},
     }
     for name in ("wechsel", "focus", "clp"):
         file = tmp_path / "w.vec"
@@ -214,9 +216,10 @@ def test_what_each_method_needs(tmp_path: Path) -> None:
         assert APPROXIMATIONS[name](auxiliary=str(file)).needs == {Needs.TEXT}
 
 
-def test_only_wechsel_as_published_gives_shared_tokens_new_rows() -> None:
+def test_wechsel_and_zett_as_published_give_shared_tokens_new_rows() -> None:
     assert all(kind().copies_shared for kind in APPROXIMATIONS.values())
-    assert not Wechsel(copy_shared=False).copies_shared
+    for kind in (Wechsel, Zett):
+        assert not kind(copy_shared=False).copies_shared
 
 
 @given(st.integers(0, 2**16), st.integers(1, 60))
@@ -243,7 +246,9 @@ def test_equal_norms_stay_equal_and_odd_rows_stay_out() -> None:
     assert scaled[3].isnan().any()
 
 
-@pytest.mark.parametrize("kind", APPROXIMATIONS.values(), ids=APPROXIMATIONS.keys())
+@pytest.mark.parametrize(
+    "kind", [kind for kind in APPROXIMATIONS.values() if kind is not Zett], ids=lambda k: k.name
+)
 def test_norms_are_rescaled_on_request_and_never_for_biases(kind: type[Approximation]) -> None:
     for part in Part:
         problem = world(part=part)

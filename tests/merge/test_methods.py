@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from merges import record, swap
+from small_hypernetworks import random_hypernetwork
 from small_models import load, matrices
 
 from mergekit_omp.approximation import APPROXIMATIONS
@@ -48,8 +49,14 @@ def alone(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", APPROXIMATIONS)
-def test_each_swaps_a_tokenizer(name: str, base: Path, donor: Path, merge: Any) -> None:
-    out = merge(swap(base, donor, alone(name)))
+def test_each_swaps_a_tokenizer(
+    name: str, base: Path, donor: Path, merge: Any, tmp_path: Path
+) -> None:
+    parameters = {}
+    if name == "zett":
+        made = random_hypernetwork(tmp_path / "network", base, width=32, tied=False)
+        parameters["hypernetwork"] = str(made)
+    out = merge(swap(base, donor, alone(name), parameters=parameters))
     load(out)
     (model,) = record(out)["models"]
     for entry, matrix in zip(model["tensors"], matrices(out), strict=True):

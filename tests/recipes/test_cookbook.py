@@ -12,6 +12,7 @@ import torch
 import yaml
 from architectures.families import save_vision_model
 from safetensors.torch import load_file
+from small_hypernetworks import random_hypernetwork
 from small_models import load, save_model
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -69,6 +70,11 @@ def small(real_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Call
             return path
         if name == "./domain-tokenizer":
             real_tokenizer("wordpiece").save_pretrained(path)
+        elif name == "openai-community/gpt2":
+            real_tokenizer("byte_level").save_pretrained(path)
+        elif name == "benjamin/zett-hypernetwork-Mistral-7B-v0.1":
+            base = make("mistralai/Mistral-7B-v0.1")
+            random_hypernetwork(path, base, width=16, tied=False, _name_or_path=base.name)
         elif name == "Qwen/Qwen2.5-VL-3B-Instruct":
             of_images = tokenizer("byte_level", CHAT_MARKUP + IMAGES, CHATML)
             save_vision_model(path, "qwen2_5_vl", of_images)
@@ -134,6 +140,13 @@ def test_a_draft_model_drafts_for_its_donor(small: Any, cooked: Any) -> None:
     alone = target.generate(**inputs, **settings)
     assisted = target.generate(**inputs, **settings, assistant_model=draft)
     assert torch.equal(assisted, alone), "a draft changes the speed, not the text"
+
+
+def test_a_hypernetwork_serves_a_tokenizer_without_a_model(cooked: Any) -> None:
+    record = json.loads((cooked("hypernetwork") / "tokenizer_transplant.json").read_text())
+    for entry in record["models"][0]["tensors"]:
+        assert entry["hypernetwork"]["predicted"] == entry["counts"]["approximated"] > 200
+    assert not any("was trained for" in warning for warning in record["warnings"])
 
 
 def test_a_chat_keeps_its_format(small: Any, cooked: Any) -> None:

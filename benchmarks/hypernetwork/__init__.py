@@ -1,0 +1,1 @@
+"""A tiny hypernetwork, trained on the demo's base: that the whole way to a merge by `zett` works."""
