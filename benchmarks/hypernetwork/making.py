@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from mergekit_omp.vocabulary import Kind, Vocabulary
 from mergekit_omp.vocabulary.content import SPELLING, spelled
 
 UNREAD = "model.embeddings.word_embeddings.weight"
+Merges = Mapping[tuple[str, str], int]
+"""The rank of each merge."""
 _BYTE_LEVEL = {
     "type": "ByteLevel",
     "add_prefix_space": False,
@@ -46,12 +48,12 @@ def converted(base: Vocabulary) -> dict[str, Any]:
         vocab.setdefault(character, size - 1)
     merges: dict[tuple[str, str], int] = {}
     for data, _ in sorted(own.items(), key=lambda item: item[1]):
-        pieces = _merged(list(spelled(data)), merges)
+        pieces = merged(list(spelled(data)), merges)
         while len(pieces) > 1:
             merges[pieces[0], pieces[1]] = len(merges)
             size += pieces[0] + pieces[1] not in vocab
             vocab.setdefault(pieces[0] + pieces[1], size - 1)
-            pieces = _merged(pieces, merges)
+            pieces = merged(pieces, merges)
     return {
         "version": "1.0",
         "truncation": None,
@@ -65,13 +67,26 @@ def converted(base: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _merged(pieces: list[str], merges: Mapping[tuple[str, str], int]) -> list[str]:
-    """Byte-pair encoding: the earliest merge first, wherever it applies."""
+def merges_of(tokenizer: Mapping[str, Any]) -> Merges:
+    """The merges of a tokenizer.json, each with its rank."""
+    return {(one, other): rank for rank, (one, other) in enumerate(tokenizer["model"]["merges"])}
+
+
+def merged(
+    pieces: list[str], merges: Merges, allowed: Callable[[tuple[str, str]], bool] | None = None
+) -> list[str]:
+    """Byte-pair encoding: the earliest merge first, among those that are allowed."""
+    refused: set[int] = set()
     while True:
-        ranks = [merges.get(pair, len(merges)) for pair in itertools.pairwise(pieces)]
-        if not ranks or min(ranks) == len(merges):
+        ranks = [merges.get(pair, -1) for pair in itertools.pairwise(pieces)]
+        left = [rank for rank in ranks if rank >= 0 and rank not in refused]
+        if not left:
             return pieces
-        at = ranks.index(min(ranks))
+        at = ranks.index(min(left))
+        pair = (pieces[at], pieces[at + 1])
+        if allowed is not None and not allowed(pair):
+            refused.add(min(left))
+            continue
         pieces = [*pieces[:at], pieces[at] + pieces[at + 1], *pieces[at + 2 :]]
 
 
