@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import pydantic
 from mergekit.common import ModelReference
-from mergekit.config import MergeConfiguration
+from mergekit.config import ConditionalParameter, MergeConfiguration
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.record.shown_names import ShownNames
@@ -32,11 +32,21 @@ def models_in_order(config: MergeConfiguration) -> list[ModelReference]:
     return list(dict.fromkeys(listed))
 
 
-def shown_models(models: Iterable[ModelReference]) -> ShownNames:
-    """How models and their adapters are named where others read."""
+def shown_models(models: Iterable[ModelReference], config: MergeConfiguration) -> ShownNames:
+    """How models, their adapters and hypernetworks are named where others read."""
     references = list(models)
     adapters = [model.lora.path for model in references if model.lora]
-    return ShownNames([*(model.model.path for model in references), *adapters])
+    networks = _texts([(p or {}).get("hypernetwork") for _, p in parameter_blocks(config)])
+    return ShownNames([*(model.model.path for model in references), *adapters, *networks])
+
+
+def _texts(setting: Any) -> list[str]:
+    """The texts in the setting of a parameter, which may depend on the tensor."""
+    if isinstance(setting, list):
+        return [text for entry in setting for text in _texts(entry)]
+    if isinstance(setting, ConditionalParameter):
+        return _texts(setting.value)
+    return [setting] if isinstance(setting, str) else []
 
 
 def tokenizer_source(config: MergeConfiguration) -> TokenizerSource:

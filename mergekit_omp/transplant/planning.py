@@ -110,7 +110,7 @@ class TransplantPlan:
         check_parameters(config, method)
         self._check_models()
         merge.sources = self._sources()
-        merge.shown = self.shown = shown_models(merge.sources)
+        merge.shown = self.shown = shown_models(merge.sources, config)
         self.warnings = Warnings(logged=weights_are_read())
         self.vocabularies = Vocabularies(options)
 
