@@ -12,8 +12,8 @@ import pytest
 import torch
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
-from merges import mergekit_yaml, swap, write_config
-from merging import assert_same, record, tensors
+from merges import mergekit_yaml, record, swap, write_config
+from merging import assert_same, tensors
 from safetensors.torch import load_file
 from small_hypernetworks import (
     ENTRY,
