@@ -23,7 +23,7 @@ from mergekit_omp.approximation.sparsemax import sparsemax
 class Focus(SimilarityCoding, frozen=True):
     """Weights sparsemax(cos(t, a_1), ..., cos(t, a_n)) over all anchors.
 
-    Memory: one block of similarities at a time (`chunks.BUDGET`), and eight bytes for each
+    Memory: one block of similarities at a time (`chunks.working_memory`), and eight bytes for each
     weight that is not zero.
     """
 

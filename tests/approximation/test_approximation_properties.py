@@ -27,8 +27,8 @@ from mergekit_omp.approximation import (
     MissingRows,
     Needs,
     Part,
-    chunks,
 )
+from mergekit_omp.approximation.chunks import working_memory
 from mergekit_omp.approximation.clp import Clp
 from mergekit_omp.approximation.focus import Focus
 from mergekit_omp.approximation.knn import Knn
@@ -305,13 +305,11 @@ def test_single_weights_are_those_that_decoding_applies(method: AnchorCoding) ->
 
 
 @methods(METHODS)
-def test_a_small_memory_budget_changes_nothing(
-    method: Approximation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_memory_budget_changes_nothing(method: Approximation) -> None:
     problem = world()
     whole = method.rows(problem)
-    monkeypatch.setattr(chunks, "BUDGET", 1)
-    close(method.rows(problem), whole, 1e-5)
+    with working_memory(1):
+        close(method.rows(problem), whole, 1e-5)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -332,9 +330,7 @@ class LargestTensor(TorchDispatchMode):
     [Focus(), Clp(), Knn(), Knn(weights="least_squares"), Kriging()],
     ids=lambda m: m.name,
 )
-def test_missing_times_anchors_is_never_held(
-    method: Approximation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_times_anchors_is_never_held(method: Approximation) -> None:
     inputs = random_inputs(3000, 2000, 32)
     if Needs.TEXT in method.needs:
         words = [bytes([1 + i % 7, i % 251]) for i in range(3000)]
@@ -342,8 +338,8 @@ def test_missing_times_anchors_is_never_held(
         inputs = dataclasses.replace(inputs, texts=texts)
     base = random_base(2001, 16)
     whole = method.rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
-    monkeypatch.setattr(chunks, "BUDGET", budget := 2 * 2**20)
-    with LargestTensor() as memory:
+    budget = 2 * 2**20
+    with working_memory(budget), LargestTensor() as memory:
         rows = method.rows(MissingRows(part=Part.INPUT, base=base, inputs=inputs))
     assert memory.largest <= budget
     assert memory.largest < 3000 * 2000 * 4 / 10
