@@ -3,113 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from architectures.families import save_vision_model
+from recipes.cookbook import CHAT_MARKUP, COOKBOOK
 from safetensors.torch import load_file
-from small_hypernetworks import random_hypernetwork
-from small_models import load, save_model
+from small_models import load
 from transformers import AutoModelForImageTextToText, AutoTokenizer
-
-COOKBOOK = Path(__file__).parents[2] / "configs"
-CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-HEADERS = (
-    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
-    "{{ m.content }}<|eot_id|>{% endfor %}"
-)
-CHAT_MARKUP = ["<|im_start|>", "<|im_end|>"]
-IMAGES = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
-HEADER_MARKUP = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-
-# By name in the cookbook: tokenizer, control tokens, chat template, settings of the model.
-LLAMA = ("sentencepiece_bpe", HEADER_MARKUP, HEADERS)
-QWEN = ("byte_level", CHAT_MARKUP, CHATML)
-SMALL: dict[str, tuple[str, list[str], str | None, dict[str, Any]]] = {
-    "meta-llama/Llama-3.2-1B": (*LLAMA, {"layers": 16, "tied": True}),
-    "meta-llama/Llama-3.2-1B-Instruct": (*LLAMA, {"layers": 16, "tied": True, "seed": 1}),
-    "meta-llama/Llama-3.1-8B": (*LLAMA, {"seed": 2}),
-    "meta-llama/Llama-3.1-8B-Instruct": (*LLAMA, {"seed": 3}),
-    "meta-llama/Llama-3.1-70B-Instruct": (*LLAMA, {"seed": 4, "rows": 2048, "hidden": 32}),
-    "Qwen/Qwen2.5-0.5B-Instruct": (*QWEN, {"seed": 5, "tied": True}),
-    "Qwen/Qwen2.5-1.5B-Instruct": (*QWEN, {"seed": 6, "tied": True}),
-    "Qwen/Qwen2.5-7B": (*QWEN, {"seed": 7}),
-    "Qwen/Qwen2.5-7B-Instruct": (*QWEN, {"seed": 8}),
-    "Qwen/Qwen2.5-Coder-7B": (*QWEN, {"seed": 9}),
-    "mistralai/Mistral-7B-v0.1": ("sentencepiece_bpe", [], None, {"seed": 10}),
-    "teknium/OpenHermes-2.5-Mistral-7B": (
-        "sentencepiece_bpe",
-        CHAT_MARKUP,
-        CHATML,
-        {"seed": 11},
-    ),
-    "example/mistral-7b-code": ("sentencepiece_bpe", ["<fim>", "<fill>"], None, {"seed": 12}),
-    "mistralai/Mistral-7B-v0.3": ("sentencepiece_bpe", [], None, {"seed": 13}),
-    "example/mistral-7b-tekken": ("byte_level", [], None, {"seed": 14}),
-}
-
-
-@pytest.fixture(scope="module")
-def small(real_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The small model that stands for a name."""
-    root = tmp_path_factory.mktemp("cookbook")
-
-    def tokenizer(kind: str, markup: list[str], template: str | None) -> Any:
-        made = real_tokenizer(kind)
-        made.add_special_tokens({"additional_special_tokens": markup})
-        made.chat_template = template
-        return made
-
-    def make(name: str) -> Path:
-        path: Path = root / name.removeprefix("./")
-        if path.exists():
-            return path
-        if name == "./domain-tokenizer":
-            real_tokenizer("wordpiece").save_pretrained(path)
-        elif name == "openai-community/gpt2":
-            real_tokenizer("byte_level").save_pretrained(path)
-        elif name == "benjamin/zett-hypernetwork-Mistral-7B-v0.1":
-            base = make("mistralai/Mistral-7B-v0.1")
-            random_hypernetwork(path, base, width=16, tied=False, _name_or_path=base.name)
-        elif name == "Qwen/Qwen2.5-VL-3B-Instruct":
-            of_images = tokenizer("byte_level", CHAT_MARKUP + IMAGES, CHATML)
-            save_vision_model(path, "qwen2_5_vl", of_images)
-            config = json.loads((path / "config.json").read_text())
-            for token in IMAGES:
-                key = token.strip("<|>").replace("_pad", "_token") + "_id"
-                key = key if "token" in key else key.replace("_id", "_token_id")
-                assert key in config
-                config[key] = of_images.convert_tokens_to_ids(token)
-            (path / "config.json").write_text(json.dumps(config))
-        else:
-            kind, markup, template, settings = SMALL[name]
-            save_model(
-                path, tokenizer(kind, markup, template), **{"hidden": 16, "layers": 1, **settings}
-            )
-        return path
-
-    return make
-
-
-def with_small(entry: Any, small: Callable[[str], Path]) -> Any:
-    """A config with every name of a model replaced."""
-    if isinstance(entry, dict):
-        return {key: with_small(value, small) for key, value in entry.items()}
-    if isinstance(entry, list):
-        return [with_small(value, small) for value in entry]
-    is_model = isinstance(entry, str) and "/" in entry
-    return str(small(entry)) if is_model else entry
-
-
-@pytest.fixture
-def cooked(small: Callable[[str], Path], merge: Any) -> Callable[[str], Path]:
-    return lambda name: merge(
-        with_small(yaml.safe_load((COOKBOOK / f"{name}.yml").read_text()), small), name
-    )
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in COOKBOOK.glob("*.yml")))
