@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READERS := .readers/transformers-4.57.6
 
-.PHONY: demo test lint docs docs-serve oracles readers clean
+.PHONY: demo test lesser lint docs docs-serve oracles readers clean
 
 $(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/no-deps.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,14 @@ lint: $(READY)
 # Threads that wait in a loop are slow where cores are shared.
 test: lint $(READERS)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+# The solver as on a processor with none of the instructions that it has fast ways for.
+lesser: export NUMBA_CPU_NAME = generic
+lesser: export NUMBA_CPU_FEATURES =
+lesser: export ATEN_CPU_CAPABILITY = default
+lesser: export MERGEKIT_OMP_INSTRUCTIONS =
+lesser: $(READY)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests/pursuit
 
 # The site, in site/: open site/index.html. A broken link or anchor is an error.
 docs: $(READY)

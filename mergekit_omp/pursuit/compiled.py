@@ -46,7 +46,7 @@ def kernel(function: Function) -> Function:
         made = numba.njit(nogil=True, fastmath=MATHS, error_model="numpy")(plain)
         # What `enable_caching` does, with another cache.
         made._cache = kernel_cache.KernelCache(plain)
-    KERNELS[f"{plain.__module__.rpartition('.')[2]}.{plain.__name__}"] = made, function
+    KERNELS[f"{plain.__module__}.{plain.__name__}"] = made, plain
     return made
 
 

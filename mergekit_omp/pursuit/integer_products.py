@@ -9,6 +9,7 @@ cache, so that no matrix of products ever exists.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Int8, Int32, UInt8
 from torch import Tensor
 
-from mergekit_omp.pursuit.compiled import in_kernels, instruction
+from mergekit_omp.pursuit.compiled import compiles_for, in_kernels, instruction
 from mergekit_omp.pursuit.rounding import SHIFT
 
 FOUR = 4
@@ -68,25 +69,37 @@ def multiply(
     """out = products of residuals and a tile, plus the correction.
 
     Returns the residuals, as bits, that have a product of at least their limit in magnitude; where
-    there is none, nothing is written. A processor without AVX512-VNNI cannot compile it.
+    there is none, nothing is written.
     """
-    atoms = tile.transpose(1, 0, 2).reshape(ATOMS, -1).astype(np.int32)
-    products = residuals.astype(np.int32) @ atoms.T + correction
-    reached = (np.abs(products) >= limits[:, None]).any(axis=1)
-    if reached.any():
+    products = np.empty((RESIDUALS, ATOMS), np.int32)
+    mask = 0
+    for row in range(RESIDUALS):
+        for atom in range(ATOMS):
+            total = correction[atom]
+            for step in range(tile.shape[0]):
+                for at in range(FOUR):
+                    value = np.int32(residuals[row, step * FOUR + at])
+                    total += value * np.int32(tile[step, atom, at])
+            products[row, atom] = total
+            if abs(total) >= limits[row]:
+                mask |= 1 << row
+    if mask:
         out[:] = products
-    return int((reached << np.arange(RESIDUALS)).sum())
+    return mask
 
 
 @instruction
 def _emitted(typing, residuals, tile, correction, limits, out):  # type: ignore[no-untyped-def]
     from numba import types
 
-    return types.int32(residuals, tile, correction, limits, out), _emit
+    return types.int64(residuals, tile, correction, limits, out), _emit
 
 
 @in_kernels(multiply)
 def _multiply(residuals, tile, correction, limits, out):  # type: ignore[no-untyped-def]
+    # LLVM ends the process where it has no such instruction.
+    if not compiles_for("avx512vnni"):
+        return inspect.unwrap(multiply)
     return lambda residuals, tile, correction, limits, out: _emitted(
         residuals, tile, correction, limits, out
     )
@@ -169,4 +182,4 @@ def _emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     with builder.if_then(builder.icmp_unsigned("!=", mask, word(0)), likely=False):
         for at, value in enumerate(value for result in results for value in result):
             builder.store(value, builder.gep(ends, [long(at)]), align=WORD)
-    return mask
+    return builder.zext(mask, long)

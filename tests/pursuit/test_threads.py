@@ -1,0 +1,65 @@
+"""Work in threads, and what it leaves of other threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+
+from mergekit_omp.pursuit.threads import in_threads
+
+
+@pytest.mark.parametrize(
+    ("count", "multiple", "share"), [(0, 1, None), (1, 8, None), (37, 8, None), (37, 1, 4)]
+)
+def test_every_row_is_worked_on_once(count: int, multiple: int, share: int | None) -> None:
+    seen: list[tuple[int, int]] = []
+    told: list[int] = []
+    in_threads(lambda first, last: seen.append((first, last)), count, multiple, share, told.append)
+    assert sorted(row for first, last in seen for row in range(first, last)) == list(range(count))
+    assert all(first % multiple == 0 for first, _ in seen)
+    assert sum(told) == count
+
+
+def test_an_error_is_passed_on() -> None:
+    def work(first: int, last: int) -> None:
+        raise ArithmeticError(f"{first} to {last}")
+
+    with pytest.raises(ArithmeticError, match="0 to"):
+        in_threads(work, 4)
+
+
+def test_torch_has_one_thread_inside_and_all_of_them_elsewhere() -> None:
+    before = torch.get_num_threads()
+    inside: list[int] = []
+    started, over = threading.Event(), threading.Event()
+
+    def work(first: int, last: int) -> None:
+        inside.append(torch.get_num_threads())
+        started.set()
+        over.wait(60)
+
+    outside: list[int] = []
+    working = threading.Thread(target=in_threads, args=(work, 4))
+    first_use = threading.Thread(target=lambda: outside.append(torch.get_num_threads()))
+    working.start()
+    assert started.wait(60)
+    first_use.start()
+    first_use.join()
+    over.set()
+    working.join()
+    assert set(inside) == {1}
+    assert [*outside, torch.get_num_threads()] == [before, before]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_process_has_threads_too() -> None:
+    in_threads(lambda first, last: None, 4)
+    child = os.fork()
+    if not child:
+        in_threads(lambda first, last: None, 4)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
