@@ -9,7 +9,6 @@ cache, so that no matrix of products ever exists.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Int8, Int32, UInt8
 from torch import Tensor
 
-from mergekit_omp.pursuit.compiled import compiles_for, in_kernels, instruction
+from mergekit_omp.pursuit.compiled import compiles_for, in_kernels, instruction, kernel
 from mergekit_omp.pursuit.rounding import SHIFT
 
 FOUR = 4
@@ -59,18 +58,29 @@ def rows_for(residuals: int, dim: int) -> UInt8[Tensor, "rows dims"]:
     return torch.full((rows, steps(dim) * FOUR), SHIFT, dtype=torch.uint8)
 
 
+Integers = UInt8[np.ndarray, "8 dims"]
+Tile = Int8[np.ndarray, "steps 48 4"]
+Correction = Int32[np.ndarray, "48"]
+Bounds = Int32[np.ndarray, "8"]
+Products = Int32[np.ndarray, "8 48"]
+
+
 def multiply(
-    residuals: UInt8[np.ndarray, "8 dims"],
-    tile: Int8[np.ndarray, "steps 48 4"],
-    correction: Int32[np.ndarray, "48"],
-    limits: Int32[np.ndarray, "8"],
-    out: Int32[np.ndarray, "8 48"],
+    residuals: Integers, tile: Tile, correction: Correction, limits: Bounds, out: Products
 ) -> int:
     """out = products of residuals and a tile, plus the correction.
 
     Returns the residuals, as bits, that have a product of at least their limit in magnitude; where
     there is none, nothing is written.
     """
+    return multiply_plainly(residuals, tile, correction, limits, out)
+
+
+@kernel
+def multiply_plainly(
+    residuals: Integers, tile: Tile, correction: Correction, limits: Bounds, out: Products
+) -> int:
+    """The same where there is no instruction for it."""
     products = np.empty((RESIDUALS, ATOMS), np.int32)
     mask = 0
     for row in range(RESIDUALS):
@@ -98,9 +108,8 @@ def _emitted(typing, residuals, tile, correction, limits, out):  # type: ignore[
 @in_kernels(multiply)
 def _multiply(residuals, tile, correction, limits, out):  # type: ignore[no-untyped-def]
     # LLVM ends the process where it has no such instruction.
-    if not compiles_for("avx512vnni"):
-        return inspect.unwrap(multiply)
-    return lambda residuals, tile, correction, limits, out: _emitted(
+    ours = _emitted if compiles_for("avx512vnni") else multiply_plainly
+    return lambda residuals, tile, correction, limits, out: ours(
         residuals, tile, correction, limits, out
     )
 
