@@ -40,11 +40,13 @@ def mergekit_yaml(config: Path, out: Path, *options: str, **environment: str) ->
     return Ran(done.returncode, done.stdout + done.stderr)
 
 
-def merge_here(config: dict[str, Any], out: Path, *options: str) -> Ran:
+def merge_here(
+    config: dict[str, Any], out: Path, *options: str, config_at: Path | None = None
+) -> Ran:
     """mergekit-yaml's own click command, in this process: the same code, no start-up time."""
     from mergekit.scripts.run_yaml import main
 
-    path = write_config(out.with_name(out.name + ".yml"), config)
+    path = write_config(config_at or out.with_name(out.name + ".yml"), config)
     result = CliRunner().invoke(main, [str(path), str(out), "--quiet", *options])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

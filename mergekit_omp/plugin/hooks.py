@@ -54,12 +54,14 @@ def activate() -> None:
         _active = True
         return
     from mergekit_omp.plugin import preflight
+    from mergekit_omp.plugin.staged_merge import wrap_run_merge
     from mergekit_omp.transplant import methods
 
     methods.register_composites()
     preflight.install()
     _wrap_referenced_models()
     _wrap_planner()
+    wrap_run_merge()
     _active = True
 
 
@@ -111,12 +113,14 @@ def _wrap_planner() -> None:
     from mergekit_omp.models.completeness import complete_architecture
     from mergekit_omp.outside.faults import of_library
     from mergekit_omp.plugin.chat_template import set_chat_template
+    from mergekit_omp.plugin.staged_merge import begin
     from mergekit_omp.record.summary import planned_facts
     from mergekit_omp.transplant import merge as merges
     from mergekit_omp.transplant.config import models_in_order, parameter_errors
     from mergekit_omp.transplant.layers import set_layers
     from mergekit_omp.transplant.methods import find
     from mergekit_omp.transplant.planning import TransplantPlan
+    from mergekit_omp.transplant.staging import destination
 
     original_init = MergePlanner.__init__
     original_plan = MergePlanner._plan
@@ -181,12 +185,13 @@ def _wrap_planner() -> None:
         if transplant is None:
             return original_to_disk(self, out_path)
         with transplant.merge.log.scope():
-            transplant.check_out_path(out_path)
+            transplant.check_out_path(destination(out_path))
             tasks = original_to_disk(self, out_path)
             weights = next(task for task in tasks if isinstance(task, FinalizeModel))
             write = transplant.write_task(out_path, weights)
             for fact in planned_facts(write.files.record, write.files.generation_config):
                 LOG.info("%s", fact)
+            begin(out_path)
         _let_go(self)
         return [*tasks, write]
 
@@ -278,8 +283,10 @@ def _wrap_last_step(merge: Any) -> None:
     """A summary on the terminal after the last step of every merge."""
     import click
 
+    from mergekit_omp.record.record import save_record
     from mergekit_omp.record.summary import summary
     from mergekit_omp.transplant import merge as merges
+    from mergekit_omp.transplant.staging import destination
 
     original = merge._copy_tagalong_files
 
@@ -292,7 +299,8 @@ def _wrap_last_step(merge: Any) -> None:
             return
         if ours.finish is not None:
             ours.finish(out_path)
+        save_record(out_path, ours.record)
         if not options.quiet:
-            click.echo(summary(ours.record, out_path), err=True)
+            click.echo(summary(ours.record, destination(out_path)), err=True)
 
     merge._copy_tagalong_files = _copy_tagalong_files

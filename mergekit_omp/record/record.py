@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import platform
 from typing import Any
 
@@ -36,3 +38,12 @@ def transplant_record(
             "python": platform.python_version(),
         },
     }
+
+
+def save_record(folder: str, record: dict[str, Any]) -> None:
+    """Write the record into `folder`, with the names of all files there: they are of this merge."""
+    record["files"] = sorted({*os.listdir(folder), FILE_NAME})
+    path = os.path.join(folder, FILE_NAME)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(record, file, indent=2, ensure_ascii=False, sort_keys=False)
+        file.write("\n")

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jaxtyping import Shaped
 from mergekit.io import LazyTensorLoader, ShardedTensorIndex
 from torch import Tensor
@@ -49,13 +50,15 @@ class OutDir:
                 f"{path} has no {FILE_NAME}, which every merge with one of the plugin's methods "
                 "writes. Name the output directory of such a merge."
             )
-        config = path / CONFIG
         record = read_record(file)
         _check_methods(file, record)
+        written = path / CONFIG
+        config = read_text(written, _AGAIN) if written.is_file() else None
+        _refuse_a_later_merge(path, record, config)
         return cls(
             path=path,
             record=record,
-            config=read_text(config, _AGAIN) if config.is_file() else None,
+            config=config,
             facts=row_facts.load(path, record),
         )
 
@@ -76,6 +79,21 @@ class OutDir:
         file = self.path / held[name]
         with of_library(f"The tensor {name} cannot be read from {file}", _AGAIN):
             return self._loader.get_tensor(name)
+
+
+def _refuse_a_later_merge(path: Path, record: dict[str, Any], config: str | None) -> None:
+    """mergekit's own merges leave the record of an earlier one where it is."""
+    try:
+        settings = yaml.safe_load(config or "")
+    except yaml.YAMLError:
+        return
+    later = settings.get("merge_method") if isinstance(settings, dict) else None
+    if later not in (None, record["merge_method"]):
+        raise TransplantError(
+            f"In {path} a later merge ({later}) was written over the one that {FILE_NAME} tells of "
+            f"({record['merge_method']}): there is nothing to report. Remove {FILE_NAME}, or merge "
+            "anew into an empty directory."
+        )
 
 
 def _check_methods(file: Path, record: dict[str, Any]) -> None:

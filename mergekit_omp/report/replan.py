@@ -89,6 +89,10 @@ def replan(config_yaml: str, options: MergeOptions, method: str | None = None) -
         planner._plan()
     finally:
         logging.getLogger("mergekit_omp").setLevel(level)
+    if planner._transplant is None:
+        raise TransplantError(
+            f"The merge method of the config ({config.merge_method}) is none of the plugin's."
+        )
     transplant: TransplantPlan = planner._transplant
     tensors = {}
     for weight, task in planner._tensors:

@@ -9,6 +9,7 @@ from mergekit.common import ModelReference
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.outside.files import read_json
+from mergekit_omp.transplant.staging import is_interrupted
 
 LOG = logging.getLogger(__name__)
 
@@ -39,9 +40,17 @@ def check_out_path(out_path: str, inputs: list[ModelReference]) -> None:
         return
     held = sorted(os.listdir(out_path))
     weights = [name for name in held if name.endswith(_WEIGHTS)]
+    if "adapter_config.json" in held:
+        raise TransplantError(
+            f"The output path {out_path!r} holds an adapter (adapter_config.json), which readers "
+            "would put on top of the new model. Name an empty directory, or move it away."
+        )
     if not weights and "config.json" not in held:
         return
     found = f"a {_architecture(out_path)} with {len(weights)} weight file(s)"
+    if is_interrupted(out_path):
+        LOG.warning("%s holds what is left of a merge that did not end.", out_path)
+        return
     if "mergekit_config.yml" in held or "tokenizer_transplant.json" in held:
         LOG.warning("%s holds an earlier merge (%s), which is written over.", out_path, found)
         return

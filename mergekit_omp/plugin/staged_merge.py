@@ -1,0 +1,70 @@
+"""`mergekit.merge.run_merge` writes where it is told; for our methods it is told a stage.
+
+The planner calls `begin` when all is checked, so that a merge that is refused touches nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+from mergekit_omp.transplant.methods import find
+from mergekit_omp.transplant.staging import OutputDirectory, disk_errors
+
+_current: ContextVar[OutputDirectory | None] = ContextVar("output_directory", default=None)
+
+
+def begin(out_path: str) -> None:
+    """Open the stage of the merge that is about to run into it. TransplantError if it cannot be."""
+    directory = _current.get()
+    if directory is not None and directory.stage == out_path:
+        directory.open()
+
+
+def wrap_run_merge() -> None:
+    """Have `run_merge` be the staged one, wherever it is imported from."""
+    merge = sys.modules.get("mergekit.merge") or importlib.import_module("mergekit.merge")
+    if "run_merge" not in vars(merge):
+        # Its body is what imports the planner just now, and has not come to the function yet.
+        merge.__class__ = _ModuleWithStagedMerge
+        return
+    original = merge.run_merge
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "mergekit" and vars(module).get("run_merge") is original:
+            module.run_merge = staged(original)  # type: ignore[attr-defined]
+
+
+class _ModuleWithStagedMerge(ModuleType):
+    """`mergekit.merge`, whose body defines `run_merge` after it was given this class."""
+
+    @property
+    def run_merge(self) -> Any:
+        return staged(vars(self)["run_merge"])
+
+
+@functools.cache
+def staged(original: Any) -> Any:
+    """`run_merge`, which for our methods writes into a stage and publishes what is whole."""
+
+    @functools.wraps(original)
+    def run_merge(
+        merge_config: Any, out_path: str, options: Any, config_source: str | None = None
+    ) -> None:
+        if find(merge_config.merge_method) is None:
+            original(merge_config, out_path, options, config_source)
+            return
+        directory = OutputDirectory(out_path)
+        token = _current.set(directory)
+        try:
+            with disk_errors(out_path):
+                original(merge_config, directory.stage, options, config_source)
+                directory.publish()
+        finally:
+            _current.reset(token)
+            directory.close()
+
+    return run_merge
