@@ -59,8 +59,8 @@ class Warm:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def run(self, command: str, *arguments: str, folder: Path) -> Future[Ended]:
-        """Have a command run; it may wait for others."""
+    def run(self, command: str, *arguments: str, folder: Path, check: str = "") -> Future[Ended]:
+        """Have a command run; it may wait for others. `check`: the output that must be right."""
         number = next(self._ids)
         text = self._folder / f"{number}.txt"
         future: Future[Ended] = Future()
@@ -70,6 +70,7 @@ class Warm:
             "command": command,
             "arguments": list(arguments),
             "folder": str(folder),
+            "check": check,
             "text": str(text),
             "bytes": MEMORY,
             "seconds": SECONDS,
@@ -77,22 +78,6 @@ class Warm:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return future
-
-    def run_after(
-        self, first: Future[Ended], command: str, *arguments: str, folder: Path
-    ) -> Future[Ended]:
-        """The same once another has ended well; else how that one ended."""
-        future: Future[Ended] = Future()
-
-        def go_on(done: Future[Ended]) -> None:
-            if done.result().status:
-                future.set_result(done.result())
-                return
-            following = self.run(command, *arguments, folder=folder)
-            following.add_done_callback(lambda last: future.set_result(last.result()))
-
-        first.add_done_callback(go_on)
         return future
 
     def close(self) -> None:

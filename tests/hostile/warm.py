@@ -17,6 +17,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from hostile.outputs import check
+
 AT_ONCE = 2
 
 
@@ -38,10 +40,6 @@ def run(command: str, arguments: list[str]) -> None:
         from mergekit.scripts.run_yaml import main
 
         main.main(args=arguments, prog_name=command)
-    elif command == "check":
-        from hostile.outputs import check
-
-        check(Path(arguments[0]))
     else:
         from mergekit_omp.cli import main as ours
 
@@ -59,9 +57,12 @@ def child(request: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     status = 0
     try:
-        run(request["command"], request["arguments"])
-    except SystemExit as exit_:
-        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        try:
+            run(request["command"], request["arguments"])
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        if not status and request["check"]:
+            check(Path(request["check"]))
     except BaseException:  # noqa: BLE001 (what the interpreter would do at its top)
         traceback.print_exc()
         status = 1
