@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
@@ -192,7 +192,7 @@ def find(name: str) -> TransplantMethod | None:
     composite that cannot be, naming both halves.
     """
     register_composites()
-    _refuse_near_miss(name)
+    _refuse_unknown(name)
     if name.split("+")[0] not in APPROXIMATIONS:
         return None
     if name in _collisions:
@@ -214,31 +214,33 @@ def find(name: str) -> TransplantMethod | None:
     )
 
 
-def _refuse_near_miss(name: str) -> None:
-    """Answer for a name that is no merge method, and nearly one of ours."""
+def _refuse_unknown(name: str) -> None:
+    """Answer for a name that is no merge method, with the one of ours that it comes near to."""
     registered = {method.spec.name: method for method in merge_methods.registered_methods()}
     head, _, rest = name.partition("+")
     if name in registered or name in _collisions or (head in APPROXIMATIONS and rest):
         return
+    meant = _meant(name, registered)
+    raise TransplantError(
+        f"merge_method {name[:80]!r} is no method of mergekit or mergekit-omp."
+        + (f" Did you mean {meant}?" if meant else " Check the spelling, or install what has it.")
+    )
+
+
+def _meant(name: str, registered: Mapping[str, MergeMethod]) -> str | None:
+    """The registered name that one with other case, spaces, signs or order stands for."""
     inner = [n for n, m in registered.items() if not isinstance(m, TransplantMethod)]
-    words = [word for word in re.split(r"[^a-z0-9_]+", name.lower()) if word]
-    meant = "+".join(words)
-    if not isinstance(registered.get(meant), TransplantMethod):
-        if len(words) == 1 and "_" in name:
-            words = words[0].split("_", 1)
-        own = [_close(word, APPROXIMATIONS) for word in words]
-        at = next((i for i, found in enumerate(own) if found), None)
-        if at is None or len(words) > 2:
-            return
-        found_rest = [_close(word, inner) for i, word in enumerate(words) if i != at]
-        if not all(found_rest):
-            return
-        meant = "+".join([str(own[at]), *map(str, found_rest)])
-    # `linear` alone is mergekit's own, and so is what comes near to that.
-    if isinstance(registered.get(meant), TransplantMethod):
-        raise TransplantError(
-            f"merge_method {name!r} is no method of mergekit or mergekit-omp. Did you mean {meant}?"
-        )
+    words = [word for word in re.split(r"[^a-z0-9_]+", name[:80].lower()) if word]
+    if "+".join(words) in registered:
+        return "+".join(words)
+    if len(words) == 1 and "_" in name:
+        words = words[0].split("_", 1)
+    own = [_close(word, APPROXIMATIONS) for word in words]
+    at = next((i for i, found in enumerate(own) if found), None)
+    if at is None or len(words) > 2:
+        return _close(name.lower(), inner)
+    rest = [_close(word, inner) for i, word in enumerate(words) if i != at]
+    return "+".join([str(own[at]), *map(str, rest)]) if all(rest) else None
 
 
 def _close(word: str, names: Iterable[str]) -> str | None:

@@ -6,8 +6,10 @@ JSON. A fork gets no threads of its parent, so the parent starts none.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import select
 import signal
@@ -23,14 +25,14 @@ AT_ONCE = 2
 
 
 def load_libraries() -> None:
-    """Import all that the commands import, while there is one thread."""
+    """Import all that the commands import, so that no fork has to."""
     import torch
 
-    import mergekit_omp.cli
-    import mergekit_omp.evaluation.evaluate
-    import mergekit_omp.inspection.command
-    import mergekit_omp.report.write  # noqa: F401
+    import mergekit_omp
 
+    for module in pkgutil.walk_packages(mergekit_omp.__path__, "mergekit_omp."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     torch.set_num_threads(1)
 
 

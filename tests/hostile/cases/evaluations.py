@@ -78,7 +78,7 @@ CASES: list[Case] = [
         on('{"text": ' + "9" * 5000 + "}\n", "text.jsonl"),
         "text.jsonl, line 1",
     ),
-    bad("an empty file", on(""), "no text"),
+    bad("an empty text", on(""), "no text"),
     bad("blanks", on(" \n\n\t"), "no text"),
     bad("bytes that are not UTF-8", on(b"\xff\xfe\x00a"), "not UTF-8"),
     bad(
