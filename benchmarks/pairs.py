@@ -33,6 +33,7 @@ from readers import OlderTransformers, read
 from small_models import save_model
 
 from mergekit_omp.inspection.sample import SAMPLES
+from mergekit_omp.transplant.other_readers import TOKENIZER_MODULE
 
 TEXTS = [*SAMPLES.values(), "".join(SAMPLES.values()), " <s> </s> <|im_end|> a  b\t\n\n c "]
 
@@ -54,10 +55,9 @@ class Outcome:
 
 
 def pairs(
-    names: list[str], folder: Path, older: OlderTransformers, dtype: str
+    names: list[str], folder: Path, older: OlderTransformers, cache: Path
 ) -> Iterator[Outcome]:
     """Merge and read, pair by pair."""
-    cache = folder / "tokenizers"
     models, own = {}, {}
     for name in names:
         tokenizer = real_tokenizers.load(name, cache)
@@ -70,7 +70,7 @@ def pairs(
             out = folder / "out"
             shutil.rmtree(out, ignore_errors=True)
             began = time.perf_counter()
-            done = merge_here(swap(models[base], models[donor], "mean", dtype=dtype), out)
+            done = merge_here(swap(models[base], models[donor], "mean"), out)
             seconds = time.perf_counter() - began
             if done.status:
                 yield Outcome(base, donor, seconds, 0, 0.0, done.text.strip().splitlines()[-1])
@@ -85,7 +85,8 @@ def compared(
     trouble = []
     logits = []
     for release, opened in (("5", read), ("4.57", older.read)):
-        for trust in (None, True):
+        # Without a file of code, trusted code is not asked for.
+        for trust in (None, True)[: 1 + (out / TOKENIZER_MODULE).exists()]:
             try:
                 found = opened(out, TEXTS, trust=trust, model=trust is None)
             except (OSError, RuntimeError, ValueError) as error:
@@ -108,13 +109,14 @@ def compared(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[*real_tokenizers.PUBLISHED], metavar="NAME")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--cache", type=Path, help="where converted tokenizers are kept")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     names = options.only or list(real_tokenizers.PUBLISHED)
     outcomes = []
     with tempfile.TemporaryDirectory() as folder, OlderTransformers() as older:
-        for outcome in pairs(names, Path(folder), older, options.dtype):
+        cache = options.cache or Path(folder) / "tokenizers"
+        for outcome in pairs(names, Path(folder), older, cache):
             outcomes.append(outcome)
             print(
                 f"{outcome.base:<10}<- {outcome.donor:<10}{outcome.seconds:>6.1f} s "

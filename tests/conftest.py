@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest  # noqa: E402
 import real_tokenizers  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 from merges import Ran, merge_here, write_config  # noqa: E402
+from readers import OlderTransformers  # noqa: E402
 from small_models import save_model  # noqa: E402
 
 # The same examples in every run, and no time limit for one: machines differ.
@@ -114,3 +115,10 @@ def inspected(tmp_path: Path) -> Callable[..., Ran]:
         return Ran(result.exit_code, result.output)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def older() -> Iterator[OlderTransformers]:
+    """transformers 4.57 in a process of its own, for all tests."""
+    with OlderTransformers() as process:
+        yield process

@@ -19,11 +19,18 @@ ROLES = ("bos", "eos", "pad", "unk")
 
 
 def read(
-    path: str | Path, texts: list[str], *, trust: bool | None = None, model: bool = True
+    path: str | Path,
+    texts: list[str],
+    *,
+    trust: bool | None = None,
+    model: bool = True,
+    kind: str = "AutoModelForCausalLM",
+    ids: list[int] | None = None,
 ) -> dict[str, Any]:
     """What transformers makes of texts, of role ids and, with `model`, of the weights.
 
-    `logits` are those of the first text's tokens. Raises what transformers raises.
+    `logits` are those of `ids`, or else of the first text's tokens. Raises what transformers
+    raises.
     """
     import torch
     import transformers
@@ -43,12 +50,13 @@ def read(
     }
     if not model:
         return found
-    loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
+    loaded, info = getattr(transformers, kind).from_pretrained(
         path, output_loading_info=True, trust_remote_code=trust
     )
     loaded = loaded.eval().float()
     with torch.no_grad():
-        logits = loaded(torch.tensor(found["plain"][:1])).logits[0]
+        read_ids = found["plain"][0] if ids is None else ids
+        logits = loaded(input_ids=torch.tensor([read_ids])).logits[0]
     generation = loaded.generation_config
     return found | {
         "problems": {key: sorted(map(str, value)) for key, value in info.items() if value},

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 """The one name under which both releases load tokenizer.json as it is."""
@@ -37,10 +39,9 @@ _OLDER_ROPE = (
     *("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor"),
     *("rotary_emb_base", "rotary_pct", "global_rope_theta", "local_rope_theta"),
 )
-_OLDER_NAMES: Mapping[str, tuple[str, ...]] = {
-    "rope_theta": ("rope_theta", "rotary_emb_base"),
-    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
-}
+_MOVED_KEYS = ("rope_theta", "partial_rotary_factor")
+_NAMES_OF_GPT_NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+_OLDER_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 _BY_LAYER_TYPE = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}
 
 
@@ -70,8 +71,10 @@ def tokenizer_files(
     if "auto_map" in settings or getattr(tokenizer, "backend_tokenizer", None) is None:
         return TokenizerFiles(None)
     plain = TokenizerFiles(_settings(tokenizer))
+    if _plain_class_is_taken(plain, model_type):
+        return plain
     mapped = TokenizerFiles(
-        {**_settings(tokenizer), "auto_map": _AUTO_MAP}, {TOKENIZER_MODULE: TOKENIZER_CODE}
+        {**(plain.settings or {}), "auto_map": _AUTO_MAP}, {TOKENIZER_MODULE: TOKENIZER_CODE}
     )
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -139,7 +142,10 @@ def older_config(config: dict[str, Any], base: Mapping[str, Any]) -> dict[str, A
     rope = config.get(_ROPE)
     if isinstance(rope, dict):
         kept = {key: base[key] for key in _OLDER_ROPE if key in base}
-        result = {**_from_parameters(rope), **kept, **result}
+        older = _from_parameters(rope)
+        if str(config.get("model_type")).startswith("gpt_neox"):
+            older |= {new: older[key] for key, new in _NAMES_OF_GPT_NEOX.items() if key in older}
+        result = {**older, **kept, **result}
     return result
 
 
@@ -154,11 +160,10 @@ def _from_parameters(rope: dict[str, Any]) -> dict[str, Any]:
             if layer_type == "full_attention" and "rope_scaling" in held:
                 older["rope_scaling"] = held["rope_scaling"]
         return older
-    older = {
-        name: rope[key] for key, names in _OLDER_NAMES.items() if key in rope for name in names
-    }
-    scaling = {key: value for key, value in rope.items() if key not in _OLDER_NAMES}
-    if scaling.get("rope_type", "default") != "default" or len(scaling) > 1:
+    older = {key: rope[key] for key in _MOVED_KEYS if key in rope}
+    scaling = {key: value for key, value in rope.items() if key not in _MOVED_KEYS}
+    kind = scaling.get("rope_type", "default")
+    if kind in _OLDER_TYPES and (kind != "default" or len(scaling) > 1):
         older["rope_scaling"] = scaling
     return older
 
@@ -172,10 +177,23 @@ def _settings(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Any]
         "truncation_side": tokenizer.truncation_side,
         "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
     }
-    pre_tokenizer = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
-    if "add_prefix_space" in pre_tokenizer:
-        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
+    # What a sequence of pre-tokenizers says of it stays as it is.
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    space = getattr(pre_tokenizer, "add_prefix_space", None)
+    if space is not None:
+        settings["add_prefix_space"] = space
     return settings
+
+
+def _plain_class_is_taken(files: TokenizerFiles, model_type: str) -> bool:
+    """Whether `AutoTokenizer` takes the class that loads tokenizer.json as it is, by a tiny one."""
+    tiny = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE({"a": 0}, [])))
+    with tempfile.TemporaryDirectory() as folder:
+        tiny.save_pretrained(folder)
+        Path(folder, "config.json").write_text(json.dumps({"model_type": model_type}))
+        write_tokenizer_files(Path(folder), files)
+        loaded = transformers.AutoTokenizer.from_pretrained(folder)
+    return type(loaded) is transformers.PreTrainedTokenizerFast
 
 
 def _read_as_it_is(
@@ -195,7 +213,14 @@ def _same(
 ) -> bool:
     """Whether the release that merges reads the same from two contents of config.json."""
     first, second = (kind.from_dict(copy.deepcopy(each)).to_dict() for each in (one, other))
-    return all(second.get(key) == value for key, value in first.items())
+    return _holds(second, first)
+
+
+def _holds(whole: Any, part: Any) -> bool:
+    """Whether `whole` has all that `part` has, at every level."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(key in whole and _holds(whole[key], value) for key, value in part.items())
+    return bool(whole == part)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from families import BYTES, SENTENCEPIECE, VISION_FAMILIES, save_vision_model
 from merges import record, swap
+from readers import OlderTransformers
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from mergekit_omp import Vocabulary, align
@@ -25,7 +26,12 @@ def load_whole(path: Path) -> Any:
 
 @pytest.mark.parametrize("name", VISION_FAMILIES)
 def test_a_text_donor(
-    name: str, models: Any, real_tokenizer: Any, tmp_path: Path, merge: Any
+    name: str,
+    models: Any,
+    real_tokenizer: Any,
+    tmp_path: Path,
+    merge: Any,
+    older: OlderTransformers,
 ) -> None:
     family = VISION_FAMILIES[name]
     base = save_vision_model(tmp_path / "base", name, real_tokenizer(family.tokenizer))
@@ -76,3 +82,5 @@ def test_a_text_donor(
     torch.testing.assert_close(
         ours.logits[..., copied], theirs.logits[..., found.source[copied]], rtol=1e-5, atol=1e-5
     )
+    read = older.read(out, [], ids=ids.tolist(), kind="AutoModelForImageTextToText")
+    torch.testing.assert_close(torch.tensor(read["logits"]), ours.logits[0], rtol=1e-5, atol=1e-5)
