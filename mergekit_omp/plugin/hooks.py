@@ -121,6 +121,7 @@ def _wrap_planner() -> None:
     from mergekit_omp.transplant.methods import find
     from mergekit_omp.transplant.planning import TransplantPlan
     from mergekit_omp.transplant.staging import destination
+    from mergekit_omp.transplant.tasks import TensorInMemory
 
     original_init = MergePlanner.__init__
     original_plan = MergePlanner._plan
@@ -197,9 +198,18 @@ def _wrap_planner() -> None:
 
     @functools.wraps(original_in_memory)
     def plan_in_memory(self: Any) -> Any:
-        tasks = original_in_memory(self)
-        if self._transplant is not None:
-            _let_go(self)
+        if self._transplant is None:
+            return original_in_memory(self)
+        self._plan()
+        tasks = [
+            TensorInMemory(
+                weight_info=weight,
+                tensor_task=task,
+                dtype=weight.force_dtype or self.config.out_dtype,
+            )
+            for weight, task in self._tensors
+        ]
+        _let_go(self)
         return tasks
 
     MergePlanner.__init__ = __init__

@@ -98,6 +98,7 @@ PLAN = (
     Seam("mergekit.io.tasks", "LoaderCache.setup", ("self", "options")),
     Seam("mergekit.io.tasks", "LoaderCache.trust_remote_code"),
     Seam("mergekit.io.tasks", "LoadTensor", ("model", "tensor", "dtype", "optional", "aliases", "tied_names")),
+    Seam("mergekit.io.tasks", "ReturnTensor", ("weight_info", "tensor_task", "dtype")),
     Seam("mergekit.io.lazy_tensor_loader", "LazyTensorLoader", ("index", "lazy_unpickle")),
     Seam("mergekit.io.lazy_tensor_loader", "ShardedTensorIndex", ("base_path", "is_safetensors", "tensor_paths", "shards")),
     Seam("mergekit.architecture", "ConfiguredModelArchitecture", ("info", "config")),

@@ -10,6 +10,7 @@ import torch
 import transformers
 from mergekit.common import ModelReference
 from mergekit.graph import Task
+from mergekit.io.tasks import ReturnTensor
 from mergekit.tokenizer import BuildTokenizer, PermutedVocabulary, TokenizerInfo
 from torch import Tensor
 
@@ -48,6 +49,12 @@ class TransplantTokenizer(BuildTokenizer):
 
     def execute(self, **_kwargs: Any) -> TokenizerInfo:
         return TokenizerInfo(tokenizer=self.output.tokenizer, permutations={}, original_vocabs={})
+
+
+class TensorInMemory(ReturnTensor):
+    """mergekit's own task, whose type in 0.1.5 refuses every task that a planner makes."""
+
+    tensor_task: Task
 
 
 class AlignedVocabulary(PermutedVocabulary):
