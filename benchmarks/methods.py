@@ -28,7 +28,7 @@ from mergekit_omp.evaluation import bits_per_byte
 
 ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("kriging", {}),
-    ("kriging", {"neighbors": 8}),
+    ("kriging", {"neighbors": 0}),
     ("kriging", {"head_gain": 1.0}),
     ("omp", {}),
     ("omp", {"paper": True}),
@@ -50,6 +50,7 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("focus", {"rescale_norms": True}),
     ("clp", {}),
     ("subword", {}),
+    ("subword", {"input": "last"}),
     ("subword", {"input": "last", "head": "first"}),
     ("subword", {"input": "weighted"}),
     ("normal", {}),

@@ -40,7 +40,7 @@ def bars(
         f'  <title id="{name}-title">{escape(title)}</title>',
         f'  <desc id="{name}-description">{escape(said)}</desc>',
         f"  <style>{_STYLE}  </style>",
-        f'  <text class="small" x="{_LABELS}" y="18">{escape(unit)}</text>',
+        f'  <text class="small end" x="{_WIDTH - 4}" y="18">{escape(unit)}</text>',
     ]
     for at, (label, value) in enumerate(rows):
         top = 28 + at * _STEP
@@ -84,7 +84,7 @@ def recovery(quality: str) -> str:
     return bars(
         "recovery",
         "What each method wins back",
-        "won over zero rows; the paper's omp is 1: higher is better",
+        "won over zero rows, the paper's omp being 1: higher is better",
         sorted(rows, key=lambda row: -row[1]),
         "kriging",
     )
