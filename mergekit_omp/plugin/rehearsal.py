@@ -1,27 +1,31 @@
-"""A merge planned as `mergekit-yaml` plans it, from tokenizers and headers, and not run.
+"""A merge planned as `mergekit-yaml` plans it, and not run.
 
-The steps are those of `mergekit.merge.run_merge` up to the plan, so that an error in a config is
-found by the same code and says the same.
+`dry_run` plans from tokenizers and headers, before a merge; `replan` reads vocabulary tensors too,
+after it. The steps are those of `mergekit.merge.run_merge` up to the plan, so that an error in a
+config is found by the same code and says the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import huggingface_hub
 import peft
 from huggingface_hub.errors import LocalEntryNotFoundError
+from jaxtyping import Shaped
+from mergekit import architecture as architectures
 from mergekit import merge
-from mergekit.architecture import get_architecture_info
 from mergekit.common import ModelReference, dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.io import LazyTensorLoader, ShardedTensorIndex
-from mergekit.io.tasks import LoaderCache
+from mergekit.io.tasks import LoaderCache, LoadTensor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mergekit_omp.models.headers import fetch_index, headers_only
@@ -29,6 +33,9 @@ from mergekit_omp.outside.faults import of_library
 from mergekit_omp.transplant.config import TokenizerSource, models_in_order, tokenizer_source
 from mergekit_omp.transplant.methods import find
 from mergekit_omp.transplant.planning import TransplantPlan
+from mergekit_omp.transplant.row_plan import RowPlan, vocabulary_first
+from mergekit_omp.transplant.tasks import AlignedVocabulary
+from mergekit_omp.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,29 +64,40 @@ def dry_run(config: MergeConfiguration, options: MergeOptions) -> Iterator[DryRu
 
 
 def _plan_mergekits_own(config: MergeConfiguration, options: MergeOptions) -> None:
-    architecture = get_architecture_info(config, options)
-    LoaderCache().setup(options=options)
-    out_config = merge._model_out_config(
-        config, architecture, trust_remote_code=options.trust_remote_code
-    )
-    _open_models(config, options)
-    MergePlanner(config, architecture, options=options, out_model_config=out_config)._plan()
+    _planner(config, options, opened=lambda: _open_models(config, options))
     for dtype in (config.dtype, config.out_dtype):
         dtype_from_name(dtype)
 
 
 def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun:
-    architecture = get_architecture_info(config, options)
+    def opened() -> None:
+        _open_models(config, options)
+        _open_donor(tokenizer_source(config), options)
+
+    transplant: TransplantPlan = _planner(config, options, opened)._transplant
+    return DryRun(config, transplant, transplant.tokenizer)
+
+
+def _planner(
+    config: MergeConfiguration,
+    options: MergeOptions,
+    opened: Callable[[], None] = lambda: None,
+    faults: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008
+) -> MergePlanner:
+    """mergekit's planner of a merge, once it has planned.
+
+    `opened` is called just before that; `faults` says what it means if there is no config to make.
+    """
+    architecture = architectures.get_architecture_info(config, options)
     LoaderCache().setup(options=options)
-    out_config = merge._model_out_config(
-        config, architecture, trust_remote_code=options.trust_remote_code
-    )
-    _open_models(config, options)
-    _open_donor(tokenizer_source(config), options)
+    with faults:
+        out_config = merge._model_out_config(
+            config, architecture, trust_remote_code=options.trust_remote_code
+        )
+    opened()
     planner = MergePlanner(config, architecture, options=options, out_model_config=out_config)
     planner._plan()
-    transplant: TransplantPlan = planner._transplant
-    return DryRun(config, transplant, transplant.tokenizer)
+    return planner
 
 
 @contextlib.contextmanager
@@ -141,3 +159,80 @@ def _index(model: ModelReference, options: MergeOptions) -> ShardedTensorIndex:
         f"The headers of {path} cannot be fetched", "Check the name, or download the model first."
     ):
         return fetch_index(path, revision)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRows:
+    """One vocabulary tensor of one model of the merge."""
+
+    plan: RowPlan
+    output_name: str
+    """The output's name for the tensor."""
+    vocabulary: Vocabulary
+    """The model's vocabulary."""
+    load: LoadTensor
+    axis: int
+
+    def base(self) -> Shaped[Tensor, "base_rows dim"]:
+        """The model's own rows, freshly read."""
+        matrix = self.load.execute()
+        assert matrix is not None
+        return vocabulary_first(matrix, self.axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Replanned:
+    """A merge's plan."""
+
+    output: Vocabulary
+    tensors: dict[tuple[str, str], PlannedRows]
+    """By the names of model and tensor in the record."""
+    donors: dict[str, Vocabulary]
+    """By the name of the donor in the record."""
+
+
+def replan(config: MergeConfiguration, options: MergeOptions) -> Replanned:
+    """Plan a merge that has run once more, so that rows and anchors are known as it knew them.
+
+    Nothing is written and nothing is downloaded: tokenizers and vocabulary tensors are read from
+    the models. Raises TransplantError where these are no longer there.
+    """
+    ours = logging.getLogger("mergekit_omp")
+    level = ours.level
+    # The record has the warnings already.
+    ours.setLevel(logging.ERROR)
+    try:
+        faults = of_library("mergekit makes no config of it", "Merge again")
+        planner = _planner(config, options, faults=faults)
+    finally:
+        ours.setLevel(level)
+    transplant: TransplantPlan = planner._transplant
+    tensors = {}
+    for weight, task in planner._tensors:
+        aligned = getattr(task, "gather_tensors", None)
+        if not isinstance(aligned, AlignedVocabulary):
+            continue
+        for plan in aligned.plans:
+            own = aligned.gather_tensors.weight_info[plan.model]
+            tensors[transplant.shown(str(plan.model)), own.name] = PlannedRows(
+                plan=plan,
+                output_name=weight.name,
+                vocabulary=transplant.vocabularies.vocabulary(plan.model),
+                load=LoadTensor(
+                    model=plan.model,
+                    tensor=own.name,
+                    aliases=own.aliases,
+                    tied_names=own.tied_names,
+                    optional=True,
+                ),
+                axis=aligned.vocabulary_axis,
+            )
+    donors = {
+        served.donor.model: transplant.vocabularies.vocabulary(served.donor.model)
+        for rows in tensors.values()
+        for served in rows.plan.approximated
+        if served.donor is not None
+    }
+    return Replanned(
+        transplant.output, tensors, {transplant.shown(str(m)): v for m, v in donors.items()}
+    )

@@ -10,9 +10,10 @@ from mergekit.options import MergeOptions
 from mergekit_omp.approximation import APPROXIMATIONS, Needs
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.tokenizers import Vocabularies
+from mergekit_omp.plugin.rehearsal import Replanned, replan
 from mergekit_omp.report.contents import Report, Section
 from mergekit_omp.report.out_dir import OutDir
-from mergekit_omp.report.replan import Replanned, replan
+from mergekit_omp.report.past_config import past_config
 from mergekit_omp.report.sections import Wanted, section
 from mergekit_omp.transplant.row_plan import vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
@@ -89,7 +90,7 @@ def _plan_again(out: OutDir, options: MergeOptions) -> tuple[Replanned | None, l
             "no mergekit_config.yml."
         ]
     try:
-        planned = replan(out.config, options)
+        planned = replan(past_config(out.config), options)
     except TransplantError as error:
         return None, [
             f"Left out: {_WITHOUT_MODELS}. They need the models of the merge, which cannot be "
@@ -130,7 +131,7 @@ def _plan_with_donor(out: OutDir, options: MergeOptions) -> Replanned | None:
         return None
     assert out.config is not None
     try:
-        return replan(out.config, options, method="omp")
+        return replan(past_config(out.config, method="omp"), options)
     except TransplantError:
         # The donor has a tokenizer and no weights: methods that need them are reported as refused.
         return None

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mergekit_omp.approximation.moments import finite_mean
+from mergekit_omp.plugin.rehearsal import PlannedRows, Replanned
 from mergekit_omp.record.row_facts import Origin, RowFacts
 from mergekit_omp.report.contents import Outlier, Section
 from mergekit_omp.report.held_out import HeldOut, all_methods, held_out
-from mergekit_omp.report.replan import PlannedRows, Replanned
 from mergekit_omp.report.rows import Distances, row_map, row_norms
 from mergekit_omp.report.tokens import WORST, Tokens, ids_of
 from mergekit_omp.transplant.row_plan import ApproximatedRows, vocabulary_first

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mergekit_omp.approximation import AnchorCoding, Needs, Texts
 from mergekit_omp.outside.display import escaped
+from mergekit_omp.plugin.rehearsal import PlannedRows
 from mergekit_omp.record.row_facts import Origin, RowFacts
 from mergekit_omp.report.contents import Anchor, TokenFacts
-from mergekit_omp.report.replan import PlannedRows
 from mergekit_omp.transplant.row_plan import ApproximatedRows, vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
 
