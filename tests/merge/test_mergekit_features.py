@@ -63,7 +63,7 @@ def test_slices(deep_family: list[Path], narrow_donor: Path, merge: Any, swap_al
     model, _ = load(ours)
     assert model.config.num_hidden_layers == 3
     by_model = {m["model"]: [e["part"] for e in m["tensors"]] for m in record(ours)["models"]}
-    assert by_model == {str(deep_family[0]): ["input"], str(deep_family[1]): ["head"]}
+    assert by_model == {deep_family[0].name: ["input"], deep_family[1].name: ["head"]}
 
 
 def test_modules(deep_family: list[Path], narrow_donor: Path, merge: Any) -> None:
