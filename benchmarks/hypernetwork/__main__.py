@@ -11,6 +11,7 @@ import argparse
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.hypernetwork.making import converted, save, settings
 from benchmarks.hypernetwork.training import Training, train
 from benchmarks.methods import evaluated, merge
-from mergekit_omp.approximation.base import Part
 from mergekit_omp.approximation.hypernetwork.config import HypernetworkConfig, read_config
 from mergekit_omp.approximation.hypernetwork.network import expected_tensors, multiply_adds
 from mergekit_omp.demo.models import default_cache_dir, make_models
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None, help="where the demo's models are kept")
     parser.add_argument("--out", type=Path, default=None, help="where to leave the hypernetwork")
     parser.add_argument("--steps", type=int, default=Training.steps)
-    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--cost", action="store_true", help="print what published sizes cost")
     arguments = parser.parse_args()
     if arguments.cost:
@@ -77,20 +77,22 @@ def main() -> None:
             print(f"| `{method}` | {written} | {score:.3f} | {seconds:.1f} |", flush=True)
 
 
-def make_hypernetwork(base: Path, out: Path, hidden: int, steps: int) -> Path:
-    """Trains one for a saved model and writes it as published ones are."""
+def make_hypernetwork(
+    base: Path, texts: Sequence[str], out: Path, hidden: int, training: Training
+) -> Path:
+    """Trains one for a saved model, on text, and writes it as published ones are."""
     tokenizer, model = (
         AutoTokenizer.from_pretrained(base),
         AutoModelForCausalLM.from_pretrained(base),
     )
     vocabulary = Vocabulary.from_tokenizer(tokenizer, str(base))
-    entry, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    matrices = {Part.INPUT: entry.detach(), Part.HEAD: head.detach()}
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    stream = torch.tensor([i for ids in encoded for i in (tokenizer.bos_token_id, *ids)])
     pieces = converted(vocabulary)
     config = settings(
         vocabulary,
         pieces,
-        width=entry.shape[1],
+        width=model.config.hidden_size,
         tied=False,
         hn_hidden_size=hidden,
         hn_intermediate_size=2 * hidden,
@@ -99,11 +101,13 @@ def make_hypernetwork(base: Path, out: Path, hidden: int, steps: int) -> Path:
     )
     read = read_config(config, "config.json")
     began = time.perf_counter()
-    trained = train(read, pieces, vocabulary, matrices, Training(steps=steps), progress=True)
+    trained = train(read, pieces, vocabulary, model, stream, training, progress=True)
     print(
-        f"Trained for {steps} steps in {time.perf_counter() - began:.0f} s on "
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; error "
-        f"on tokens kept out {trained.error:.3f} at step {trained.step} (the mean row: 1)."
+        f"Trained for {training.steps} steps in {time.perf_counter() - began:.0f} s on "
+        f"{torch.get_num_threads()} threads ({platform.machine()}). The base's loss with tokens "
+        f"hidden that were kept out: {trained.loss:.3f}, with the mean row "
+        f"in their place {trained.with_mean_rows:.3f}, with their own rows "
+        f"{trained.with_own_rows:.3f} (nats a token)."
     )
     return save(out, config, pieces, trained.weights)
 
