@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,35 +45,39 @@ def with_transplant(
 
     `models` are the base, the donor and the others. Local paths are cut as `shown` says.
     """
+    # Before the Markdown is made, in which the paths would be spelt with escapes.
+    record = shown.of(record)
+    models = [CardModel(shown(model.name), model.licence) for model in models]
+    link = functools.partial(_linked, local=shown.local)
     before, found, after = card.partition(_CONFIGURATION)
     opening, metadata, text = before.split("---\n", 2)
     if text.rstrip().endswith(_INCLUDED):
         # mergekit leaves the base out of the list, and so the list empty.
-        text = f"{text.rstrip()}\n* {_linked(record['base_model'])}"
+        text = f"{text.rstrip()}\n* {link(record['base_model'])}"
     fields = yaml.safe_load(metadata)
-    fields["base_model"] = [shown(model.name) for model in models]
+    fields["base_model"] = [model.name for model in models]
     fields["tags"] = [*fields["tags"], "tokenizer-transplant", record["approximation"]]
     licences = {model.licence for model in models if model.licence}
     if licences:
         fields["license"] = licences.pop() if len(licences) == 1 else "other"
-    told = section(record) + _licences(models)
+    told = section(record, link) + _licences(models, link)
     whole = f"{opening}---\n{yaml.dump(fields)}\n---\n{text.rstrip()}\n\n{told}{found}{after}"
     return shown(whole)
 
 
-def _licences(models: Sequence[CardModel]) -> str:
+def _licences(models: Sequence[CardModel], link: Callable[[str], str]) -> str:
     """A sentence where the licences differ, or only some are known."""
     if len({model.licence for model in models}) < 2:
         return ""
-    told = [f"{_linked(model.name)}: {model.licence or 'not known'}" for model in models]
+    told = [f"{link(model.name)}: {model.licence or 'not known'}" for model in models]
     return f"\nLicences: {'; '.join(told)}.\n"
 
 
-def section(record: dict[str, Any]) -> str:
-    """The transplant's facts in Markdown; local paths stay plain, model names become links."""
+def section(record: dict[str, Any], link: Callable[[str], str]) -> str:
+    """The transplant's facts in Markdown; `link` spells the name of a model."""
     output = record["output"]
     source = output["tokenizer_source"]
-    whose = tokenizer_of(record) if source in ("union", "base") else _linked(source)
+    whose = tokenizer_of(record) if source in ("union", "base") else link(source)
     tensors = [(m["model"], tensor) for m in record["models"] for tensor in m["tensors"]]
     shown = [
         (key, title)
@@ -85,7 +90,7 @@ def section(record: dict[str, Any]) -> str:
         "### Tokenizer Transplant",
         "",
         f"The tokenizer is that of {whose}: {output['tokens']} tokens in {output['vocab_size']} "
-        f"rows. {_approximation(record)}",
+        f"rows. {_approximation(record, link)}",
         "",
         "| " + " | ".join(["model", "tensor", *titles]) + " |",
         "|---|---|" + "---:|" * len(titles),
@@ -93,7 +98,7 @@ def section(record: dict[str, Any]) -> str:
     for model, tensor in tensors:
         residual = tensor.get("relative_residual")
         cells = [
-            _linked(model),
+            link(model),
             PARTS[tensor["part"]],
             *(str(tensor["counts"][key]) for key, _ in shown),
             *([f"{residual['mean']:.3f}" if residual else "-"] if fitted else []),
@@ -110,7 +115,7 @@ def section(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _approximation(record: dict[str, Any]) -> str:
+def _approximation(record: dict[str, Any], link: Callable[[str], str]) -> str:
     tensors = [tensor for model in record["models"] for tensor in model["tensors"]]
     if not any(tensor["counts"]["approximated"] for tensor in tensors):
         return "Every token has a row of each model's own. No training was involved."
@@ -121,13 +126,13 @@ def _approximation(record: dict[str, Any]) -> str:
     )
     training = "of the models " if any("hypernetwork" in tensor for tensor in tensors) else ""
     return (
-        f"{keep}; the others were approximated by `{record['approximation']}`{origin_of(tensors, _linked)} "
+        f"{keep}; the others were approximated by `{record['approximation']}`{origin_of(tensors, link)} "
         f"(mergekit-omp {record['versions']['mergekit-omp']}). No training {training}was involved."
     )
 
 
-def _linked(model: str) -> str:
+def _linked(model: str, local: frozenset[str]) -> str:
     """A link for a name on the Hub; a path that exists is not looked up there."""
     path = model.partition("+")[0]
-    plain = os.path.exists(path) or path != model or in_markdown(model) != model
+    plain = path in local or os.path.exists(path) or path != model or in_markdown(model) != model
     return in_markdown(model) if plain else maybe_link_hf(model)

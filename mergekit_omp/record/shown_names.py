@@ -18,6 +18,9 @@ class ShownNames:
     def __init__(self, paths: Iterable[str]):
         full = {path.rstrip("/\\") for path in paths if _ABSOLUTE.match(path)}
         self._names = {path: _name(path, full) for path in full}
+        cached = {name for path, name in self._names.items() if _CACHED.search(path)}
+        self.local = frozenset(self._names.values()) - cached
+        """The short names of folders that are no copies of a repository on the Hub."""
         # The longest first: one path may be the beginning of another.
         ordered = sorted(full, key=len, reverse=True)
         self._pattern = re.compile(

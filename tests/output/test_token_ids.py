@@ -148,7 +148,8 @@ def test_a_chat_stops_where_its_template_ends_a_turn(base: Any, donor: Path, mer
     assert end in written
     # <|im_start|> is no token of the output.
     assert any("writes '<|im_start|>'" in w for w in warned(out))
-    assert "'\\<|im_start|>'" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text().replace("\\", "")
+    assert "* The chat template writes '<|im_start|>'" in card
 
 
 def test_a_chat_that_does_not_stop_is_told_by_the_merge(base: Any, models: Any, merge: Any) -> None:
@@ -165,7 +166,7 @@ def test_a_generation_config_that_is_none(
     written: str, base: Any, donor: Path, refusal: Any
 ) -> None:
     said = refusal(swap(base({"generation_config.json": written}), donor, "mean"))
-    assert "generation_config.json of" in said and "Mend it, or remove it" in said
+    assert "generation_config.json" in said and "Mend it, or remove it" in said
 
 
 @pytest.mark.parametrize(
