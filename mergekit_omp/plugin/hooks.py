@@ -309,7 +309,7 @@ def _wrap_last_step(merge: Any) -> None:
             return
         if ours.finish is not None:
             ours.finish(out_path)
-        save_record(out_path, ours.record)
+        save_record(out_path, ours.shown.of(ours.record))
         if not options.quiet:
             click.echo(summary(ours.record, destination(out_path)), err=True)
 
