@@ -29,6 +29,7 @@ _PACKED = (
     *("weight_packed", "weight_scale", "weight_scale_inv", "weight_zero_point", "weight_shape"),
     *("weight_scale_2", "scale_inv", "input_scale", "qscale_weight", "_blocks", "_scales"),
 )
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _REMEDY = (
     "Dequantise it first (load it with transformers, `model.dequantize()`, `save_pretrained`), or "
     "name the checkpoint that it was made from."
@@ -97,7 +98,7 @@ def check_vocabulary_tensor(tensor: VocabularyTensor) -> None:
     if found is None:
         return
     what = f"{tensor.weight.name} of {tensor.model}"
-    if not found.is_floating_point():
+    if found.dtype not in _NUMBERS:
         raise TransplantError(
             f"{what} holds {_dtype(found.dtype)} numbers, not the rows of a vocabulary: packed or "
             f"damaged weights cannot be read. {_REMEDY}"

@@ -33,9 +33,10 @@ def wrap_run_merge() -> None:
         merge.__class__ = _ModuleWithStagedMerge
         return
     original = merge.run_merge
+    wrapped = staged(original)
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "mergekit" and vars(module).get("run_merge") is original:
-            module.run_merge = staged(original)  # type: ignore[attr-defined]
+            module.run_merge = wrapped  # type: ignore[attr-defined]
 
 
 class _ModuleWithStagedMerge(ModuleType):
@@ -43,10 +44,16 @@ class _ModuleWithStagedMerge(ModuleType):
 
     @property
     def run_merge(self) -> Any:
-        return staged(vars(self)["run_merge"])
+        """The staged one, from the first question for it on."""
+        self.run_merge = staged(vars(self)["run_merge"])
+        return vars(self)["run_merge"]
+
+    @run_merge.setter
+    def run_merge(self, function: Any) -> None:
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        vars(self)["run_merge"] = function
 
 
-@functools.cache
 def staged(original: Any) -> Any:
     """`run_merge`, which for our methods writes into a stage and publishes what is whole."""
 

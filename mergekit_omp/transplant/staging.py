@@ -66,6 +66,7 @@ class OutputDirectory:
         self.stage = os.path.join(self.hidden, os.path.basename(os.path.abspath(path)))
         self._lock: int | None = None
         self._made = False
+        self._kept = False
 
     def open(self) -> None:
         """Make an empty stage, with this merge alone in the directory. What a killed merge has left
@@ -94,7 +95,10 @@ class OutputDirectory:
         """Remove the stage and give the directory free; an output directory made for it too."""
         if self._lock is None and not self._made:
             return
-        if self._lock is not None:
+        if self._lock is not None and self._kept:
+            os.close(self._lock)
+            self._lock = None
+        elif self._lock is not None:
             # The lock itself goes last: who waits for it must find nothing half removed.
             with suppress(OSError):
                 for name in os.listdir(self.hidden):
@@ -126,9 +130,12 @@ class OutputDirectory:
                 moved.append((os.path.join(self.stage, name), os.path.join(self.path, name)))
                 os.rename(*moved[-1])
         except BaseException:
+            # Should even that fail, what is hidden is all there is of the old model.
+            self._kept = True
             for source, target in reversed(moved):
                 if os.path.lexists(target) and not os.path.lexists(source):
                     os.rename(target, source)
+            self._kept = False
             raise
         self._made = False
 
@@ -172,7 +179,7 @@ class OutputDirectory:
 
 def destination(stage: str) -> str:
     """The output directory that a merge into `stage` is for; any other path is its own."""
-    hidden = os.path.dirname(os.path.abspath(stage))
+    hidden = os.path.dirname(stage)
     return os.path.dirname(hidden) if os.path.basename(hidden) == HIDDEN else stage
 
 
