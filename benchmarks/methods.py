@@ -1,9 +1,9 @@
 """Every approximation on the demo's models: `python benchmarks/methods.py` prints a table.
 
 The demo's base gets the tokenizer of the demo's donor by each method in turn, alone and with
-defaults unless the row says otherwise. Columns: bits per byte of held-out text (lower is
-better), seconds for the whole merge, how many rows of the base a missing token is made of on
-average, and the mean norm of approximated rows over that of copied ones, for input and head.
+defaults unless the row says otherwise. Columns: bits per byte of held-out text (lower is better),
+how many rows of the base a missing token is made of on average, and the mean norm of approximated
+rows over that of copied ones, for input and head.
 """
 
 from __future__ import annotations
@@ -68,22 +68,22 @@ def main() -> None:
     models = make_models(arguments.cache or default_cache_dir())
     texts = [document.text for document in models.held_out]
     print(
-        "| method | parameters | bits per byte | seconds | support, input / head | norm ratio, input / head |"
+        "| method | parameters | bits per byte | support, input / head | norm ratio, input / head |"
     )
-    print("|---|---|---:|---:|---:|---:|")
+    print("|---|---|---:|---:|---:|")
     own = evaluated(models.base, texts)
-    print(f"| base, own tokenizer | | {own:.3f} | | | |")
+    print(f"| base, own tokenizer | | {own:.3f} | | |")
     for method, parameters in ROWS:
         if arguments.methods and method not in arguments.methods:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            seconds = merge(method, parameters, models.base, models.donor, folder)
+            merge(method, parameters, models.base, models.donor, folder)
             score = evaluated(Path(folder), texts)
             record = json.loads((Path(folder) / "tokenizer_transplant.json").read_text())
         written = ", ".join(f"`{name}: {value}`" for name, value in parameters.items())
         supports, ratios = statistics(record)
         print(
-            f"| `{method}` | {written} | {score:.3f} | {seconds:.1f} | {supports} | {ratios} |",
+            f"| `{method}` | {written} | {score:.3f} | {supports} | {ratios} |",
             flush=True,
         )
 
