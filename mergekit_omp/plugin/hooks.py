@@ -153,6 +153,7 @@ def _wrap_planner() -> None:
             arch_info = complete.architecture
             set_layers(out_model_config, base.config(options.trust_remote_code), config)
             transplant = TransplantPlan(config, method, options, arch_info, out_model_config, merge)
+            transplant.complete_config()
             for warning in complete.warnings:
                 transplant.warnings.add(warning)
             set_chat_template(config, transplant.tokenizer)
@@ -193,7 +194,7 @@ def _wrap_planner() -> None:
             for fact in planned_facts(write.files.record, write.files.generation_config):
                 LOG.info("%s", fact)
             begin(out_path)
-        _let_go(self)
+        let_go(self)
         return [*tasks, write]
 
     @functools.wraps(original_in_memory)
@@ -209,7 +210,7 @@ def _wrap_planner() -> None:
             )
             for weight, task in self._tensors
         ]
-        _let_go(self)
+        let_go(self)
         return tasks
 
     MergePlanner.__init__ = __init__
@@ -219,7 +220,7 @@ def _wrap_planner() -> None:
     MergePlanner.plan_in_memory = plan_in_memory
 
 
-def _let_go(planner: Any) -> None:
+def let_go(planner: Any) -> None:
     """Leave what was planned to the tasks alone: mergekit caches planners when merges are over."""
     planner._transplant = planner._tokenizer_task = None
     planner._tensors = []

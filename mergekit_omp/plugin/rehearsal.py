@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mergekit_omp.models.headers import fetch_index, headers_only
 from mergekit_omp.outside.faults import of_library
+from mergekit_omp.plugin.hooks import let_go
 from mergekit_omp.transplant.config import TokenizerSource, models_in_order, tokenizer_source
 from mergekit_omp.transplant.methods import find
 from mergekit_omp.transplant.planning import TransplantPlan
@@ -74,7 +75,9 @@ def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun:
         _open_models(config, options)
         _open_donor(tokenizer_source(config), options)
 
-    transplant: TransplantPlan = _planner(config, options, opened)._transplant
+    planner = _planner(config, options, opened)
+    transplant: TransplantPlan = planner._transplant
+    let_go(planner)
     return DryRun(config, transplant, transplant.tokenizer)
 
 
@@ -208,7 +211,9 @@ def replan(config: MergeConfiguration, options: MergeOptions) -> Replanned:
         ours.setLevel(level)
     transplant: TransplantPlan = planner._transplant
     tensors = {}
-    for weight, task in planner._tensors:
+    planned = planner._tensors
+    let_go(planner)
+    for weight, task in planned:
         aligned = getattr(task, "gather_tensors", None)
         if not isinstance(aligned, AlignedVocabulary):
             continue

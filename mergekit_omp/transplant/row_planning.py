@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from mergekit.architecture import WeightInfo
 from mergekit.common import ModelReference
-from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 
 from mergekit_omp.approximation.base import AnchorCoding, Approximation, Needs, Part, Texts
 from mergekit_omp.approximation.zett import Zett
@@ -21,18 +19,8 @@ from mergekit_omp.transplant.log import MergeLog
 from mergekit_omp.transplant.predictions import Predictions
 from mergekit_omp.transplant.row_plan import ApproximatedRows, CodingRows, EncodeMissing, RowPlan
 from mergekit_omp.transplant.token_settings import Override
+from mergekit_omp.transplant.vocabulary_tensors import PlannedTensor
 from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
-
-
-@dataclass(frozen=True, eq=False)
-class PlannedTensor:
-    """One vocabulary tensor of the output, as mergekit has planned it."""
-
-    weight: WeightInfo
-    part: Part
-    task: ExecuteMergeMethodTask
-    models: dict[ModelReference, VocabularyTensor]
-    """The models that have it, in the order of the merge."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from mergekit.common import ModelReference
 
 from mergekit_omp.approximation.base import Part
 from mergekit_omp.models.tensors import is_tied, says_tied
-from mergekit_omp.transplant.row_planning import PlannedTensor
+from mergekit_omp.transplant.vocabulary_tensors import PlannedTensor
 
 
 @dataclass(frozen=True)
