@@ -66,6 +66,8 @@ def parameters(values: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     if value is None:
         return "auto"
+    if isinstance(value, float):
+        return f"{value:g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -6,7 +6,7 @@ only if they are one object, so a code that several models share is computed onc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,8 @@ class ApproximatedRows:
     other_axis: int = 0
     predict: Task[dict[str, Tensor]] | None = None
     """What predicts the rows of all of the model's vocabulary tensors, where something does."""
+    in_force: dict[str, Any] = field(default_factory=dict)
+    """Once the method has run: values of parameters that it chose or reduced, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +137,7 @@ class EncodeMissing(Task[dict[str, Any]]):
         result = code.to_tensors()
         if inputs.targets is not None:
             result["target_norms"] = inputs.targets.float().norm(dim=1)
+        result["in_force"] = inputs.in_force
         return result
 
 

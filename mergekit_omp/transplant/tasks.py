@@ -161,10 +161,13 @@ def _approximated(
     if code is not None:
         assert isinstance(served.approximation, AnchorCoding)
         anchor_rows = torch.from_numpy(served.coding.anchor_rows)
+        served.in_force.update(code["in_force"])
         return served.approximation.decode(Code.from_tensors(code), base, anchor_rows, served.part)
     if donor is not None:
         donor = vocabulary_first(donor, served.donor_axis)
     if other_matrix is not None:
         other_matrix = vocabulary_first(other_matrix, served.other_axis)
     inputs = served.coding.inputs(served.approximation.needs, donor, other_matrix)
-    return served.approximation.rows(MissingRows(part=served.part, base=base, inputs=inputs))
+    rows = served.approximation.rows(MissingRows(part=served.part, base=base, inputs=inputs))
+    served.in_force.update(inputs.in_force)
+    return rows

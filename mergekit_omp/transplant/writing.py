@@ -75,6 +75,10 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                         / norms.clamp(min=torch.finfo(torch.float64).tiny)
                     )
                     facts.relative_residual[served.rows] = relative[-1].numpy(force=True)
+            if plan.approximated:
+                # Of the donor that serves most rows, where there are several.
+                most = max(plan.approximated, key=lambda served: len(served.rows))
+                statistics["in_force"] = most.in_force
             statistics[row_facts.KEY] = facts
             if relative:
                 statistics["relative_residual"] = _summary(torch.cat(relative))
@@ -139,6 +143,8 @@ class WriteTransplant(Task[None]):
     def execute(self, weights: None, **statistics: list[dict[str, Any]]) -> None:
         for i, entries in enumerate(self.files.tensors):
             for entry, measured in zip(entries, statistics[f"statistics_{i}"], strict=True):
+                in_force = measured.pop("in_force", {})
+                entry["parameters"] = {**entry["parameters"], **in_force}
                 entry.update(measured)
         self.files.record["warnings"] = list(
             dict.fromkeys([*self.files.record["warnings"], *self.merge.log.run_warnings()])

@@ -103,3 +103,5 @@ def test_a_union_is_filled_from_every_donor(models: Any, merge: Any) -> None:
         (entry,) = model["tensors"]
         assert [donor["model"] for donor in entry["donors"]] == [str(other)]
         assert entry["counts"]["approximated"] > 200
+        assert 0 < entry["parameters"]["ridge"] < 1e4
+        assert entry["parameters"]["neighbors"] == 16

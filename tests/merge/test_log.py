@@ -85,6 +85,9 @@ def test_quiet_says_nothing_and_the_record_keeps_the_warnings(
     warnings = record(tmp_path / "out")["warnings"]
     assert len([warning for warning in warnings if "k reduced from 400 to 48" in warning]) == 1
     assert len([warning for warning in warnings if "1234567" in warning]) == 1
+    for tensor in record(tmp_path / "out")["models"][0]["tensors"]:
+        assert tensor["parameters"]["k"] == tensor["support_size"]["max"] == 48
+        assert tensor["parameters"]["search"] in ("reference", "screened", "gram")
 
 
 def test_no_line_passes_80_columns_where_names_do_not(
