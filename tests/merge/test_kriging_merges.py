@@ -101,7 +101,7 @@ def test_a_union_is_filled_from_every_donor(models: Any, merge: Any) -> None:
     said = record(out)
     for model, other in zip(said["models"], reversed(order), strict=True):
         (entry,) = model["tensors"]
-        assert [donor["model"] for donor in entry["donors"]] == [str(other)]
+        assert [donor["model"] for donor in entry["donors"]] == [other.name]
         assert entry["counts"]["approximated"] > 200
         assert 0 < entry["parameters"]["ridge"] < 1e4
         assert entry["parameters"]["neighbors"] == 16

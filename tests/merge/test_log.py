@@ -86,7 +86,7 @@ def test_quiet_says_nothing_and_the_record_keeps_the_warnings(
     assert len([warning for warning in warnings if "k reduced from 400 to 48" in warning]) == 1
     assert len([warning for warning in warnings if "1234567" in warning]) == 1
     for tensor in record(tmp_path / "out")["models"][0]["tensors"]:
-        assert tensor["parameters"]["k"] == tensor["support_size"]["max"] == 48
+        assert tensor["parameters"]["k"] == 48 >= tensor["support_size"]["max"]
         assert tensor["parameters"]["search"] in ("reference", "screened", "gram")
 
 
