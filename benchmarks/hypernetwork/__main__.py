@@ -24,7 +24,8 @@ from benchmarks.hypernetwork.training import Training, train
 from benchmarks.methods import evaluated, merge
 from mergekit_omp.approximation.hypernetwork.config import HypernetworkConfig, read_config
 from mergekit_omp.approximation.hypernetwork.network import expected_tensors, multiply_adds
-from mergekit_omp.demo.models import default_cache_dir, make_models
+from mergekit_omp.demo.corpus import standard_library_corpus
+from mergekit_omp.demo.models import DEMO, default_cache_dir, make_models
 from mergekit_omp.vocabulary import Vocabulary
 
 ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -61,9 +62,10 @@ def main() -> None:
         scratch = Path(folder)
         made = make_hypernetwork(
             models.base,
+            [document.text for document in standard_library_corpus(DEMO.corpus).train],
             arguments.out or scratch / "hypernetwork",
             arguments.hidden,
-            arguments.steps,
+            Training(steps=arguments.steps),
         )
         texts = [document.text for document in models.held_out]
         print("\n| method | parameters | bits per byte | seconds |\n|---|---|---:|---:|")

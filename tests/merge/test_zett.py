@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 from merges import mergekit_yaml, record, swap, write_config
@@ -29,6 +30,7 @@ from small_hypernetworks import (
 from small_models import load, save_model
 from transformers import AutoTokenizer
 
+from mergekit_omp.cli import main as mergekit_omp
 from mergekit_omp.plugin.rehearsal import dry_run
 from mergekit_omp.vocabulary import Kind, Match, Vocabulary, align
 
@@ -274,6 +276,28 @@ def test_a_tokenizer_that_is_the_models_own(
             assert counts["without_donor_row"] == 0
             assert counts["approximated"] == entry["hypernetwork"]["predicted"] > 1000
             assert counts["copied"] == counts["by_role"] + counts["by_string"]
+
+
+def test_inspect_and_report_tell_of_it(folder: Path, merge: Any, tmp_path: Path) -> None:
+    config = by_zett(base_model(folder, tied=False), published(folder, "untied"))
+    file = write_config(tmp_path / "zett.yml", config)
+    inspected = CliRunner().invoke(mergekit_omp, ["inspect", "--json", str(file)])
+    assert inspected.exit_code == 0, inspected.output
+    found = json.loads(inspected.stdout)
+    # One step for both tensors.
+    (step,) = found["plan"]
+    assert step["method"] == "zett" and step["missing"] > 100
+    held = (published(folder, "untied") / "model.safetensors").stat().st_size
+    assert step["bytes"] > held - 514 * 32 * 4
+    (told,) = {json.dumps(t["hypernetwork"]) for t in found["models"][0]["tensors"]}
+    assert json.loads(told)["predicted"] == step["missing"]
+    out = merge(config)
+    reported = CliRunner().invoke(mergekit_omp, ["report", str(out), "--markdown"])
+    assert reported.exit_code == 0, reported.output
+    (report,) = out.glob("tokenizer_transplant.md")
+    text = " ".join(report.read_text().split())
+    assert "approximated by zett with the hypernetwork" in text
+    assert "a hypernetwork reads the very row that would be hidden" in text
 
 
 def test_rows_in_half_precision(folder: Path, merge: Any, tmp_path: Path) -> None:
