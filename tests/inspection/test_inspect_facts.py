@@ -16,6 +16,7 @@ from merges import merge_here, record, swap, write_config
 from small_models import matrices, save_model
 
 from mergekit_omp.inspection.sample import SAMPLES
+from mergekit_omp.record.shown_names import ShownNames
 
 
 def without_measurements(entry: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,9 @@ def test_the_record_of_the_merge_says_the_same(
         config["parameters"] = {"weight": 0.5}
     if method != "mean":
         config.setdefault("parameters", {})["k"] = 8
-    told, done = facts(config), record(merge(config))
+    # The record names models without their folders.
+    shown = ShownNames(map(str, (base, donor, other)))
+    told, done = shown.of(facts(config)), record(merge(config))
     assert told["output"]["vocab_size"] == told["output"]["rows"] == done["output"]["vocab_size"]
     assert told["output"]["tokens"] == done["output"]["tokens"]
     assert [model["model"] for model in told["models"]] == [m["model"] for m in done["models"]]
