@@ -258,6 +258,8 @@ def kills(study: Study, count: int, rng: random.Random) -> None:
             "killed, into a used directory" if old is not None else "killed, into a fresh directory"
         )
         share = count // len(situations) + (i < count % len(situations))
+        if not share:
+            continue
         by_operation = (share + 1) // 2
         total = operations(study.world, new, study.prepared(out, old))
         started = time.monotonic()
