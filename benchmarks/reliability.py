@@ -1,8 +1,8 @@
 """Merges that are killed, and disks that are full: what the output directory holds afterwards.
 
 A small real merge runs in a forked child of this process, into a fresh directory or into one that
-holds an earlier merge of another layout and vocabulary, and is killed (SIGKILL) at its n-th
-operation on the output's files, or at a moment drawn at random. Then the directory is loaded with
+holds an earlier merge of another layout and vocabulary, and is killed by SIGKILL at its n-th
+operation on the output's files, or by an alarm at a moment drawn at random. Then the directory is loaded with
 transformers and with mergekit. It must be the old model, the new one, or none that loads, with the
 user's own file as it was; and the next merge into it must succeed and leave nothing behind.
 Disks are tmpfs mounts of too few bytes (as root), else a limit on the size of a file.
