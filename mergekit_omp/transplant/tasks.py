@@ -51,6 +51,20 @@ class TransplantTokenizer(BuildTokenizer):
         return TokenizerInfo(tokenizer=self.output.tokenizer, permutations={}, original_vocabs={})
 
 
+@dataclass(frozen=True)
+class InputKey:
+    """One input of the rows that one donor serves; as text, since mergekit's arguments are."""
+
+    kind: str
+    """One of `_GIVEN`."""
+    plan: int
+    served: int
+    """Which of the plan's approximated rows."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}_{self.plan}_{self.served}"
+
+
 class TensorInMemory(ReturnTensor):
     """mergekit's own task, whose type in 0.1.5 refuses every task that a planner makes."""
 
@@ -66,24 +80,22 @@ class AlignedVocabulary(PermutedVocabulary):
     log: MergeLog
 
     def arguments(self) -> dict[str, Task]:
-        tasks: dict[str, Task] = {"tensors": self.gather_tensors}
-        for name, task in self._donor_tasks():
-            tasks[name] = task
-        return tasks
+        inputs = {str(key): task for key, task in self.donor_inputs().items()}
+        return {"tensors": self.gather_tensors, **inputs}
 
-    def _donor_tasks(self) -> list[tuple[str, Task]]:
-        tasks: list[tuple[str, Task]] = []
+    def donor_inputs(self) -> dict[InputKey, Task]:
+        """What the approximated rows are made from, beside the models' own tensors."""
+        found: dict[InputKey, Task] = {}
         for i, plan in enumerate(self.plans):
             for j, served in enumerate(plan.approximated):
-                if served.encode is not None:
-                    tasks.append((f"code_{i}_{j}", served.encode))
-                elif served.donor is not None:
-                    tasks.append((f"donor_{i}_{j}", served.donor))
-                if served.predict is not None:
-                    tasks.append((f"predicted_{i}_{j}", served.predict))
-                if served.other_matrix is not None:
-                    tasks.append((f"other_matrix_{i}_{j}", served.other_matrix))
-        return tasks
+                tasks = {
+                    "code": served.encode,
+                    "donor": served.donor if served.encode is None else None,
+                    "predicted": served.predict,
+                    "other_matrix": served.other_matrix,
+                }
+                found |= {InputKey(k, i, j): task for k, task in tasks.items() if task is not None}
+        return found
 
     def uses_accelerator(self) -> bool:
         return True
@@ -104,7 +116,7 @@ class AlignedVocabulary(PermutedVocabulary):
             if plan.model not in tensors:
                 continue
             given = [
-                {kind: inputs.get(f"{kind}_{i}_{j}") for kind in _GIVEN}
+                {kind: inputs.get(str(InputKey(kind, i, j))) for kind in _GIVEN}
                 for j in range(len(plan.approximated))
             ]
             with self.log.scope(running=True):

@@ -19,7 +19,7 @@ from mergekit_omp.record import row_facts
 from mergekit_omp.record.id_ranges import written
 from mergekit_omp.transplant.merge import Merge
 from mergekit_omp.transplant.row_plan import HOLDS_PLANS, EncodeMissing, vocabulary_first
-from mergekit_omp.transplant.tasks import AlignedVocabulary
+from mergekit_omp.transplant.tasks import AlignedVocabulary, InputKey
 
 _ROWS_AT_ONCE = 8192
 
@@ -32,7 +32,8 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
     aligned: AlignedVocabulary
 
     def arguments(self) -> dict[str, Task]:
-        codes = {n: t for n, t in self.aligned._donor_tasks() if isinstance(t, EncodeMissing)}
+        inputs = self.aligned.donor_inputs().items()
+        codes = {str(key): task for key, task in inputs if isinstance(task, EncodeMissing)}
         return {"tensors": self.aligned, **codes}
 
     def priority(self) -> int:
@@ -64,7 +65,7 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                 plan.rows, plan.copied_to, filled, plan.without_donor_row, plan.overrides
             )
             for j, served in enumerate(plan.approximated):
-                code = codes.get(f"code_{i}_{j}")
+                code = codes.get(str(InputKey("code", i, j)))
                 if code is None:
                     continue
                 support.append(Code.from_tensors(code).support_sizes().double())
