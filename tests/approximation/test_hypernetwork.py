@@ -22,6 +22,7 @@ from small_hypernetworks import (
 from torch import Tensor
 
 from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
+from mergekit_omp.approximation.chunks import working_memory
 from mergekit_omp.approximation.hypernetwork.opened import BaseFacts, OpenedHypernetwork
 from mergekit_omp.approximation.norms import match_norms
 from mergekit_omp.approximation.zett import Zett
@@ -72,12 +73,13 @@ def test_rows_are_those_of_the_original(name: str, language: str | None, folder:
         torch.testing.assert_close(found[key].squeeze(1), rows, rtol=1e-5, atol=1e-5)
 
 
-def test_little_memory_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_changes_nothing(folder: Path) -> None:
     opened = OpenedHypernetwork.open(str(published(folder, "untied")), None)
     segments = opened.segment(TARGET)
     whole = opened.predict(segments, MATRICES)
-    monkeypatch.setattr("mergekit_omp.approximation.chunks.BUDGET", 30_000)
-    for name, rows in opened.predict(segments, MATRICES).items():
+    with working_memory(30_000):
+        in_pieces = opened.predict(segments, MATRICES)
+    for name, rows in in_pieces.items():
         torch.testing.assert_close(rows, whole[name], rtol=1e-5, atol=2e-6)
 
 
