@@ -16,8 +16,10 @@ from mergekit_omp.pursuit.decision import PAIRS, decide_pairs
 from mergekit_omp.pursuit.lockstep import Search
 from mergekit_omp.pursuit.problem import Problem
 
-ERROR = 3.001 * 2.0**-9
-"""Of a cosine: both factors and the result are rounded; a thousandth covers the float32 sums."""
+ROUNDOFF = 2.0**-8
+"""Of bfloat16: what rounding a number to it changes, at most, relative to the number."""
+FACTORS = 2.1
+"""Roundoffs of a cosine by its two factors; a tenth of one covers the float32 sums."""
 
 
 class Bfloat16(Search):
@@ -36,10 +38,14 @@ class Bfloat16(Search):
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
         lengths = torch.linalg.vector_norm(residuals, dim=1, keepdim=True)
         directions = (residuals / lengths).to(torch.bfloat16)
-        bound = (directions @ self.coarse.T).to(self.norms.dtype).abs_()
-        bound = bound.sub_(ERROR).mul_(self.norms).masked_fill_(barred, -torch.inf)
+        cosines = (directions @ self.coarse.T).abs_()
+        # The result is rounded too.
+        largest = cosines.amax(dim=1, keepdim=True).to(self.norms.dtype)
+        error = (FACTORS + 1.01 * largest) * ROUNDOFF
+        bound = cosines.to(self.norms.dtype).sub_(error).mul_(self.norms)
+        bound = bound.masked_fill_(barred, -torch.inf)
         floor = bound.amax(dim=1, keepdim=True)
-        bound += 2 * ERROR * self.norms
+        bound.addcmul_(error, self.norms, value=2)
         rows, picks = (bound >= floor).logical_and_(~barred).nonzero(as_tuple=True)
         return decide_pairs(rows, picks, self.atoms, residuals)
 

@@ -23,11 +23,11 @@ THRIFT = 1.25
 """A plan that takes less memory is preferred to one that is less than so many times as fast."""
 LARGEST_BATCH = 512
 """Targets in flight: more would not be faster."""
-# Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`, two
-# cores of an AMD EPYC (Zen 4) on 2026-11-22, and of a Xeon for what is said of AMX on 2026-11-26.
+# Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`. Two
+# cores of an AMD EPYC (Zen 4, 2026-11-22), and for AMX of a Xeon (2026-11-26, on a busy machine).
 COSTS = {Way.FLOAT: 1.3, Way.BYTES: 0.27, Way.REGISTERS: 0.19, Way.BFLOAT16: 0.6}
 """Of products with all atoms, with the search for the largest of them."""
-AMX_COSTS = {Way.BYTES: 0.15, Way.BFLOAT16: 0.4}
+AMX_COSTS = {Way.BYTES: 0.18, Way.REGISTERS: 0.32, Way.BFLOAT16: 1.8}
 SLOW_BFLOAT16 = 5.2
 """Without instructions for it, a CPU multiplies bfloat16 slower than float32."""
 BASIS_COST = 40

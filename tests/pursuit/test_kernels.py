@@ -18,6 +18,7 @@ import torch
 from pursuit_dictionaries import dictionary
 
 from mergekit_omp import pursuit
+from mergekit_omp.pursuit import compiled
 from mergekit_omp.pursuit.compiled import AVAILABLE, KERNELS
 from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.gram import STEPS, build, solve_by_gram
@@ -25,6 +26,8 @@ from mergekit_omp.pursuit.lockstep import Exhaustive, solve_in_lockstep
 from mergekit_omp.pursuit.problem import prepare
 
 for _module in pkgutil.iter_modules(pursuit.__path__):
+    if _module.name == "kernel_cache":  # has no kernels, and needs Numba
+        continue
     importlib.import_module(f"{pursuit.__name__}.{_module.name}")
 OURS = {name: forms for name, forms in KERNELS.items() if name.startswith(pursuit.__name__)}
 KEPT = 4
@@ -49,6 +52,7 @@ def calls() -> dict[str, list[Call]]:
         return record
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "AVAILABLE", True)
         for name, (made, plain) in OURS.items():
             record = recorder(name, plain)
             for module in [sys.modules[n] for n in sys.modules if n.startswith(pursuit.__name__)]:

@@ -44,17 +44,21 @@ def test_agrees_with_scikit_learn(search: str) -> None:
     np.testing.assert_allclose(dense(code, 700).numpy(), expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", STEPS if Way.GRAM in WAYS else [])
-def test_a_gram_matrix_of_integers_gives_the_same_supports(dtype: torch.dtype) -> None:
-    targets, atoms = dictionary(60, 5000, 512, seed=2)
-    problem = prepare(targets, atoms, 32, None)
-    code, hard = solve_by_gram(problem, build(problem, dtype), 25)
-    expected, coefficients = batch_omp(targets, atoms, 32)
-    sure = torch.ones(len(targets), dtype=torch.bool)
-    sure[hard] = False
-    assert sure.sum() > 50
-    assert torch.equal(code.indices[sure], expected[sure])
-    torch.testing.assert_close(code.coefficients[sure], coefficients[sure], atol=1e-5, rtol=1e-5)
+if Way.GRAM in WAYS:
+
+    @pytest.mark.parametrize("dtype", STEPS)
+    def test_a_gram_matrix_of_integers_gives_the_same_supports(dtype: torch.dtype) -> None:
+        targets, atoms = dictionary(60, 5000, 512, seed=2)
+        problem = prepare(targets, atoms, 32, None)
+        code, hard = solve_by_gram(problem, build(problem, dtype), 25)
+        expected, coefficients = batch_omp(targets, atoms, 32)
+        sure = torch.ones(len(targets), dtype=torch.bool)
+        sure[hard] = False
+        assert sure.sum() > 50
+        assert torch.equal(code.indices[sure], expected[sure])
+        torch.testing.assert_close(
+            code.coefficients[sure], coefficients[sure], atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("search", EXACT_SEARCHES)

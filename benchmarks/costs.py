@@ -1,0 +1,102 @@
+"""The constants by which `pursuit/choice.py` weighs searches, as they are on this machine.
+
+    python benchmarks/costs.py
+
+Times of a multiply-add against those of one of a large float32 product, which is measured beside
+each; the least of `--repeats`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from dictionaries import embeddings, machine
+
+from mergekit_omp.pursuit import compiled
+from mergekit_omp.pursuit.gram import STEPS, build, solve_by_gram
+from mergekit_omp.pursuit.lockstep import State
+from mergekit_omp.pursuit.problem import Problem, prepare
+from mergekit_omp.pursuit.solve import search_by
+from mergekit_omp.pursuit.ways import Way, available
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--atoms", type=int, default=16384)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--targets", type=int, default=512)
+    parser.add_argument("--k", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{machine()}\n{vars(options)}\n")
+    targets = embeddings(options.targets, options.dim, seed=2)
+    atoms = embeddings(options.atoms, options.dim, seed=1)
+    problem = prepare(targets, atoms, options.k, None)
+
+    def least(work: Callable[[], object]) -> float:
+        """Against the float32 product of all targets and atoms."""
+        work()
+        ratios = []
+        for _ in range(options.repeats):
+            unit = seconds(lambda: targets @ atoms.T) / (targets.numel() * len(atoms))
+            ratios.append(seconds(work) / unit)
+        return min(ratios)
+
+    size = float(targets.numel() * len(atoms))
+    free = torch.zeros(len(targets), len(atoms), dtype=torch.bool)
+    ways = available(torch.device("cpu"))
+    for way in ways:
+        if way is not Way.GRAM:
+            search = search_by(problem, way)
+            print(f"COSTS[{way}]: {least(lambda s=search: s.find(targets, free)) / size:.2f}")
+    half = grown(problem, options.k // 2)
+    rows, picks = half.active, torch.arange(options.k // 2, options.k // 2 + len(targets))
+    best = (targets * atoms[picks]).sum(dim=1).abs() + 1
+    spent = least(lambda: half_step(half, rows, best, picks))
+    print(f"BASIS_COST: {spent / (targets.numel() * options.k / 2):.0f}")
+    if Way.GRAM not in ways or compiled.obstacle():
+        return
+    passes = options.k**2 / 2
+    for dtype in STEPS:
+        times = []
+        for count in (options.atoms // 2, options.atoms):
+            part = prepare(targets, atoms[:count], options.k, None)
+            table = build(part, dtype)
+            spent = least(lambda p=part, t=table: solve_by_gram(p, t, options.targets))
+            times.append(spent / len(targets))
+        slope = 2 * (times[1] - times[0]) / options.atoms
+        once = times[0] - slope * options.atoms / 2
+        each = options.k * (options.dim if dtype == torch.int8 else options.k)
+        print(f"GRAM_COSTS[{dtype}]: {(slope - options.dim) / passes:.1f}")
+        print(f"SPECULATION_COST ({dtype}): {once / each:.0f}")
+
+
+def grown(problem: Problem, size: int) -> State:
+    """Targets in flight that have so many atoms."""
+    state = State(problem)
+    for at in range(size):
+        picks = torch.full((len(problem.targets),), at)
+        best = (state.residuals @ problem.atoms[at]).abs() + 1
+        state.advance(state.active, best, picks)
+    return state
+
+
+def half_step(state: State, rows: torch.Tensor, best: torch.Tensor, picks: torch.Tensor) -> None:
+    """One more atom for each, which the next call writes over."""
+    sizes, kept = state.sizes.clone(), state.residuals.clone()
+    state.advance(rows, best, picks)
+    state.sizes.copy_(sizes)
+    state.residuals.copy_(kept)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
