@@ -86,20 +86,19 @@ class Given(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Below what a Gram matrix misleads, and how far a pursuit speculates."""
+    """What a Gram matrix can tell, and how far a pursuit speculates.
+
+    The least squared sine of an atom to the support, squared residual next to the target's, and
+    cosine of residual and atom next to the target's norm; iterations of a block (a multiple of 4),
+    atoms on a shortlist, and whether step 2 is taken.
+    """
 
     sine: float
-    """Squared, of an atom to the support."""
     residual: float
-    """Its square, relative to the target's."""
     cosine: float
-    """Of residual and atom, next to the target's norm."""
     longest: int
-    """Iterations of a block, a multiple of 4."""
     listed: int
-    """Atoms on a shortlist."""
     verified: bool
-    """Whether step 2 is taken."""
 
 
 class Solved(NamedTuple):
@@ -239,20 +238,18 @@ def guess(work: Work, size: int, members: int, most: int, square: float) -> tupl
 def record(work: Work, step: int, size: int) -> None:
     """Writes down the coefficients after an iteration, and how far correlations may be off."""
     given, _, support, block = work
-    gram = given.gram
-    spread = 0.0
-    bound = 0.0
+    spread, bound = 0.0, 0.0
     for p in range(size):
         coefficient = support.coefficients[p]
         block.history[step, p] = coefficient
-        block.weights[step, p] = coefficient * gram.row_scale[support.atoms[p]]
+        block.weights[step, p] = coefficient * given.gram.row_scale[support.atoms[p]]
         part = abs(coefficient) * given.norms[support.atoms[p]]
         bound += part
         spread += part * part
     block.weights[step, size:] = 0
     # Rounding errors are uniform and independent: 6.5 standard deviations of their sum, or their
     # largest possible sum if that is less.
-    block.margins[step + 1] = gram.rounding * min(bound, 3.76 * math.sqrt(spread))
+    block.margins[step + 1] = given.gram.rounding * min(bound, 3.76 * math.sqrt(spread))
 
 
 @kernel
@@ -335,9 +332,7 @@ def pursue_one(row: int, work: Work) -> tuple[int, Outcome]:
     given, limits, support, block = work
     target = given.targets[row]
     sparsity = support.coefficients.shape[0]
-    support.listed[:] = 0
-    support.atoms[:] = 0
-    support.coefficients[:] = 0
+    support.listed[:], support.atoms[:], support.coefficients[:] = 0, 0, 0
     copy(given.starts[row], block.current)
     square = 0.0
     for x in range(target.shape[0]):
