@@ -35,7 +35,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 from dictionaries import embeddings, machine  # noqa: E402
 
-from mergekit_omp.approximation import CodingInputs, Part, Problem, Texts  # noqa: E402
+from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts  # noqa: E402
 from mergekit_omp.approximation.kriging import Kriging  # noqa: E402
 from mergekit_omp.pursuit.choice import choose  # noqa: E402
 from mergekit_omp.pursuit.problem import prepare  # noqa: E402
@@ -187,10 +187,10 @@ def kriging(options: argparse.Namespace, device: torch.device) -> None:
 
     rows = embeddings(anchors + missing, dim, seed=3)
     base = embeddings(anchors, dim, seed=4).to(torch.bfloat16).to(device)
-    problem = Problem(
+    problem = MissingRows(
         part=Part.INPUT,
         base=base,
-        space=CodingInputs(
+        inputs=CodingInputs(
             missing=missing,
             anchor_rows=torch.arange(anchors),
             targets=rows[anchors:].to(device),
