@@ -42,6 +42,8 @@ def open_tokenizer(
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code, use_fast=True
         )
+    with of_library(f"The tokenizer of {path} loads, and fails on a text", remedy):
+        tokenizer("a 1")
     _turn_dropout_off(tokenizer, path)
     return tokenizer
 
@@ -78,7 +80,11 @@ def _check_files(folder: Path) -> None:
         raise TransplantError(
             f"The tokenizer of {folder} is needed, but that is a file. Name a directory."
         )
-    held = {entry.name for entry in folder.iterdir()}
+    entries = list(folder.iterdir())
+    for entry in entries:
+        if entry.exists() and not entry.is_file() and not entry.is_dir():
+            raise TransplantError(f"{entry} is no file that can be read. {remedy}")
+    held = {entry.name for entry in entries}
     if "tekken.json" in held and "tokenizer.json" not in held:
         raise TransplantError(
             f"{folder} has its tokenizer as Mistral's tekken.json alone, in which roles and "

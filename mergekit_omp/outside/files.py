@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,11 @@ def read_text(path: str | os.PathLike[str], remedy: str = _CHECK, *, largest: in
     """A file of UTF-8 text."""
     file = Path(path)
     try:
-        size = file.stat().st_size
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):
+            # To read from a pipe is to wait for whoever writes to it.
+            raise TransplantError(f"{file} is no file that can be read. {remedy}")
+        size = found.st_size
         if size > largest:
             raise TransplantError(
                 f"{file} has {size} bytes, and at most {largest} are read. {remedy}"

@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 import torch
+from mergekit.architecture import ModelArchitecture
 from mergekit.common import ModelReference, dtype_from_name
 from mergekit.config import ConditionalParameter, MergeConfiguration
 from mergekit.io.tasks import LoaderCache
@@ -52,6 +53,7 @@ def install() -> None:
             found = original(config, options)
         from mergekit import merge
 
+        _check_layers(config, found, options)
         with of_library("mergekit cannot make a config for the output", "Correct the config."):
             merge._model_out_config(config, found, trust_remote_code=options.trust_remote_code)
         if weights_are_read():
@@ -74,11 +76,12 @@ def check_inputs(config: MergeConfiguration, options: MergeOptions) -> None:
     check_parameters(config, method)
     _check_finite(config)
     for key in ("dtype", "out_dtype"):
-        with of_library(
-            f"`{key}: {getattr(config, key)}` is no type of numbers that mergekit writes",
-            "Write bfloat16, float16, float32 or float64.",
-        ):
-            dtype_from_name(getattr(config, key))
+        what = f"`{key}: {getattr(config, key)}` is no type of numbers that a model is written in"
+        remedy = "Write bfloat16, float16, float32 or float64."
+        with of_library(what, remedy):
+            dtype = dtype_from_name(getattr(config, key))
+        if dtype is not None and not dtype.is_floating_point:
+            raise TransplantError(f"{what}. {remedy}")
     for model in models_in_order(config):
         read_config(model, trust_remote_code=options.trust_remote_code)
         if os.path.exists(model.model.path):
@@ -87,6 +90,30 @@ def check_inputs(config: MergeConfiguration, options: MergeOptions) -> None:
             _check_adapter(model, options)
     if isinstance(source, ModelReference):
         check_path(source.model, "The tokenizer source")
+
+
+def _check_layers(
+    config: MergeConfiguration, architecture: ModelArchitecture, options: MergeOptions
+) -> None:
+    """Refuse slices of layers that a model does not have, or none at all."""
+    modules = config.modules or {}
+    slices = {"slices": config.slices or [], **{n: m.slices or [] for n, m in modules.items()}}
+    for name, pieces in slices.items():
+        module = architecture.modules.get(name) or next(iter(architecture.modules.values()))
+        for i, piece in enumerate(pieces):
+            where = f"slice {i}" if name == "slices" else f"slice {i} of module {name}"
+            if not piece.sources:
+                raise TransplantError(f"{where} has no `sources:`. Name a model and its layers.")
+            for source in piece.sources:
+                layers = module.architecture.num_layers(
+                    read_config(source.model, trust_remote_code=options.trust_remote_code)
+                )
+                first, last = source.layer_range
+                if not 0 <= first < last <= layers:
+                    raise TransplantError(
+                        f"{where} takes the layers {first} to {last} of {source.model}, which has "
+                        f"{layers}. Write a `layer_range` within [0, {layers}]."
+                    )
 
 
 def _open_models(config: MergeConfiguration, options: MergeOptions) -> None:
@@ -119,7 +146,12 @@ def _check_device(options: MergeOptions) -> None:
     name = options.device or "cpu"
     remedy = "Leave --cuda, --gpu-rich and --device out to merge on the processor."
     with of_library(f"The device {name!r} cannot be used", remedy):
-        torch.empty(0, device=name)
+        # The device `meta` takes tensors and has no numbers.
+        torch.ones(1, device=name).item()
+    if options.multi_gpu and not torch.cuda.is_available():
+        raise TransplantError(
+            f"--multi-gpu needs GPUs that torch can use, and finds none. {remedy}"
+        )
 
 
 def _check_adapter(model: ModelReference, options: MergeOptions) -> None:

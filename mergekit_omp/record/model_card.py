@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from mergekit.card import maybe_link_hf
 
-from mergekit_omp.outside.display import in_markdown
+from mergekit_omp.outside.display import in_markdown, markdown_block
 from mergekit_omp.record.record import FILE_NAME
 from mergekit_omp.record.sentences import PARTS, origin_of, tokenizer_of
 from mergekit_omp.record.shown_names import ShownNames
@@ -61,8 +61,15 @@ def with_transplant(
     if licences:
         fields["license"] = licences.pop() if len(licences) == 1 else "other"
     told = section(record, link) + _licences(models, link)
-    whole = f"{opening}---\n{yaml.dump(fields)}\n---\n{text.rstrip()}\n\n{told}{found}{after}"
-    return shown(whole)
+    whole = f"{opening}---\n{yaml.dump(fields)}\n---\n{text.rstrip()}\n\n{told}{found}"
+    return shown(whole + _fenced(after))
+
+
+def _fenced(text: str) -> str:
+    """mergekit's text with the config, in a fence that the config cannot end."""
+    before, opening, rest = text.partition("```yaml\n")
+    config, closing, after = rest.rpartition("\n```")
+    return f"{before}{markdown_block(config, 'yaml')}{after}" if opening and closing else text
 
 
 def _licences(models: Sequence[CardModel], link: Callable[[str], str]) -> str:

@@ -97,6 +97,11 @@ class Vocabulary:
 
         content: list[bytes | None] = [None] * size
         ordinary = np.flatnonzero(kinds == Kind.ORDINARY).tolist()
+        if not ordinary:
+            raise ValueError(
+                f"The tokenizer of {name} has control tokens alone, and none that stands for text; "
+                "check that its tokenizer.json is whole."
+            )
         decoded = decode_tokens(backend, [strings[i] or "" for i in ordinary])
         for i, data in zip(ordinary, decoded, strict=True):
             content[i] = data
