@@ -6,11 +6,22 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from mergekit_omp import autoload
 
 PROGRAM = "python -m mergekit_omp"
+
+
+def command() -> None:
+    """The script `mergekit-omp`. Ctrl-C ends it without a traceback while it is being loaded too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from mergekit_omp.cli import main as mergekit_omp
+
+    # From here on click takes it, and says "Aborted!".
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    mergekit_omp()
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.outside.faults import of_library, reason
+from mergekit_omp.outside.faults import of_library
 
 _HEADER = 4096
 """Bytes that may come before an array's numbers."""
@@ -22,22 +22,20 @@ def read_arrays(
 
     TransplantError where the archive holds anything else, before it is unpacked.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                if name not in wanted:
-                    raise TransplantError(
-                        f"{path} holds {name!r}, which its record does not account for. {remedy}"
-                    )
-                dtype, length = wanted[name]
-                if member.file_size > length * dtype.itemsize + _HEADER:
-                    raise TransplantError(
-                        f"{path}: {name} unpacks to {member.file_size} bytes, and its record "
-                        f"accounts for {length} numbers. {remedy}"
-                    )
-    except (OSError, zipfile.BadZipFile) as error:
-        raise TransplantError(f"{path} is no archive ({reason(error)}). {remedy}") from error
+    with of_library(f"{path} is no archive", remedy), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    for member in members:
+        name = member.filename.removesuffix(".npy")
+        if name not in wanted:
+            raise TransplantError(
+                f"{path} holds {name!r}, which its record does not account for. {remedy}"
+            )
+        dtype, length = wanted[name]
+        if member.file_size > length * dtype.itemsize + _HEADER:
+            raise TransplantError(
+                f"{path}: {name} unpacks to {member.file_size} bytes, and its record accounts for "
+                f"{length} numbers. {remedy}"
+            )
     with of_library(f"{path} is damaged", remedy), np.load(path, allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files}
     for name, array in found.items():

@@ -78,6 +78,7 @@ def test_hostile(name: str, started: dict[str, tuple[Scene, dict[str, Future[End
         assert ended.seconds < SECONDS, where
         assert ended.bytes < MEMORY, f"{where}\ntook {ended.bytes / 1e9:.1f} GB"
         assert FRAME not in ended.text, where
+        assert all(line.isprintable() for line in ended.text.split("\n")), where
         if case.says is None:
             assert ended.status == 0, where
             continue

@@ -15,6 +15,17 @@ def near(method: str, meant: str) -> Case:
     )
 
 
+def slices(first: int, last: int) -> Edit:
+    return config(
+        models=None,
+        slices=lambda s: [{"sources": [{"model": str(s.base), "layer_range": [first, last]}]}],
+    )
+
+
+def vectors(content: str) -> Edit:
+    return lambda scene: (scene.folder / "a.vec").write_text(content) and None
+
+
 CASES: list[Case] = [
     near("OMP", "omp"),
     near("omp + ties", "omp+ties"),
@@ -52,4 +63,79 @@ CASES: list[Case] = [
     ),
     refused("a parameter in capitals", config(parameters={"K": 16}), "'K'", "Did you mean 'k'"),
     refused("an empty token", source(tokens={"": {"source": {"kind": "zero"}}}), "''"),
+    refused("an empty merge_method", config(merge_method=""), "merge_method ''"),
+    refused("a method twice", config(merge_method="omp+omp"), "'omp+omp'"),
+    refused("a method of letters that look alike", config(merge_method="\u043emp"), "merge_method"),
+    refused("a method with an escape in it", config(merge_method="omp+\x1b[2J"), "x1b[2J"),
+    refused("a base of two dots", config(base_model="..", models=[{"model": ".."}]), ".."),
+    refused("a base with a null byte", config(base_model="a\0b", models=[{"model": "a\0b"}]), "a"),
+    refused(
+        "a source that is a file",
+        config(tokenizer_source=lambda s: str(s.donor / "config.json")),
+        "config.json",
+    ),
+    refused("a dtype of whole numbers", config(dtype="int64"), "`dtype: int64`", "bfloat16"),
+    refused("a dtype that is none", config(dtype="float99"), "`dtype: float99`", "bfloat16"),
+    refused("layers past the last", slices(0, 99), "{base}", "0 to 99"),
+    refused("a million layers", slices(0, 10**6), "{base}", "0 to 1000000"),
+    refused("layers before the first", slices(-5, 1), "{base}", "-5 to 1"),
+    refused("layers in reverse", slices(1, 0), "{base}", "1 to 0"),
+    refused(
+        "a slice of nothing", config(models=None, slices=[{"sources": []}]), "slice 0", "sources"
+    ),
+    refused(
+        "a LoRA without a cache",
+        config(
+            base_model=lambda s: f"{s.base}+./lora",
+            models=lambda s: [{"model": f"{s.base}+./lora"}],
+        ),
+        "--lora-merge-cache",
+    ),
+    Case(
+        "a GPU that is not there",
+        lambda s: s.arguments.update({"mergekit-yaml": ["--device", "cuda"]}),
+        ("'cuda'", "--device"),
+        ("mergekit-yaml",),
+    ),
+    Case(
+        "several GPUs that are not there",
+        lambda s: s.arguments.update({"mergekit-yaml": ["--multi-gpu"]}),
+        ("--multi-gpu",),
+        ("mergekit-yaml",),
+    ),
+    Case(
+        "a device without numbers",
+        lambda s: s.arguments.update({"mergekit-yaml": ["--device", "meta"]}),
+        ("'meta'",),
+        ("mergekit-yaml",),
+    ),
+    *(
+        refused(f"k of {k!r}", config(parameters={"k": k}), "parameter k")
+        for k in (-1, 0, 3.5, True, "4", "1e3")
+    ),
+    refused("k of infinity", config(parameters={"k": float("inf")}), "k is inf"),
+    right("k of 10^30", config(parameters={"k": 10**30})),
+    refused(
+        "a seed past its range", config(merge_method="normal", parameters={"seed": 2**32}), "seed"
+    ),
+    refused("memory of 1KB", config(parameters={"memory": "1KB"}), "memory"),
+    refused("memory that is negative", config(parameters={"memory": "-5GB"}), "memory"),
+    refused(
+        "vectors that are a folder",
+        config(merge_method="focus", parameters=lambda s: {"auxiliary": str(s.base)}),
+        "{base}",
+    ),
+    refused(
+        "vectors without words",
+        both(vectors(""), config(merge_method="focus", parameters={"auxiliary": "a.vec"})),
+        "a.vec",
+    ),
+    refused(
+        "vectors that are not finite",
+        both(
+            vectors("2 2\na nan nan\nb inf 1\n"),
+            config(merge_method="focus", parameters={"auxiliary": "a.vec"}),
+        ),
+        "a.vec",
+    ),
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from hostile.scene import Case, both, in_json, refused, remove, tokenizer, write
+from hostile.scene import Case, Edit, both, in_json, refused, remove, right, tokenizer, write
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
@@ -75,6 +78,20 @@ WHOLE: dict[str, str | bytes] = {
     "a nest of 100,000 objects": nested(100_000),
 }
 
+
+def made_by(where: str, file: str, make: Callable[[Path], None]) -> Edit:
+    return lambda scene: make(getattr(scene, where) / file)
+
+
+def added(content: str) -> Callable[[Any], None]:
+    """One more control token."""
+
+    def change(whole: Any) -> None:
+        whole["added_tokens"].append({**whole["added_tokens"][0], "content": content, "id": 500})
+
+    return change
+
+
 CASES: list[Case] = [
     *(
         refused(
@@ -111,4 +128,34 @@ CASES: list[Case] = [
         "{donor}",
         "convert_tekken_tokenizer",
     ),
+    *(
+        refused(
+            f"a {name} in the place of {file} of the {where}",
+            both(remove(where, file), made_by(where, file, make)),
+            f"{{{where}}}",
+        )
+        for where in ("donor", "base")
+        for file in (TOKENIZER, "config.json", "model.safetensors")
+        for name, make in (("pipe", os.mkfifo), ("folder", os.mkdir))
+    ),
+    refused(
+        "a length that is text",
+        in_json("donor", SETTINGS, at("model_max_length", value="long")),
+        "{donor}",
+    ),
+    refused(
+        "control tokens alone",
+        tokenizer(
+            "donor", lambda t: t.update(added_tokens=[]) or t["model"].update(vocab={}, merges=[])
+        ),
+        "{donor}",
+    ),
+    refused(
+        "two tokens of one id",
+        tokenizer("donor", lambda t: t["model"]["vocab"].update(b=t["model"]["vocab"]["a"])),
+        "{donor}",
+    ),
+    right("a token that sets a title", tokenizer("donor", added("\x1b]0;title\x07\x1b[2J"))),
+    right("a token that forges a line", tokenizer("donor", added("x\nWarnings: none\n"))),
+    right("a token that turns text around", tokenizer("donor", added("\u202eabc"))),
 ]

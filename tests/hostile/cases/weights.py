@@ -173,4 +173,10 @@ CASES: list[Case] = [
         in_json("base", "config.json", lambda c: c.update(num_hidden_layers=-3)),
         "{base}",
     ),
+    refused(
+        "heads that do not fit the weights",
+        in_json("base", "config.json", lambda c: c.update(num_key_value_heads=3)),
+        "{base}",
+        "shape",
+    ),
 ]
