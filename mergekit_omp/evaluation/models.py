@@ -19,7 +19,7 @@ from transformers import (
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.evaluation.scoring import positions
-from mergekit_omp.models.configs import read_config
+from mergekit_omp.models.configs import check_layers, read_config
 from mergekit_omp.models.tokenizer_files import open_tokenizer
 from mergekit_omp.models.weight_files import check_weights
 from mergekit_omp.outside.faults import of_library
@@ -77,12 +77,15 @@ def load_tokenizer(name: str, loading: Loading) -> PreTrainedTokenizerBase:
 def load_model(name: str, loading: Loading) -> PreTrainedModel:
     """A causal language model on its device. TransplantError where it is not there, or not whole."""
     if os.path.exists(name):
-        check_weights(name, "The model")
+        tensors = check_weights(name, "The model")
+        model = ModelReference(model=ModelPath(path=name))
+        config = read_config(model, trust_remote_code=loading.trust_remote_code)
+        check_layers(config, tensors, name)
     with of_library(
         f"The model {name} cannot be loaded",
         "Evaluate a causal language model whose config.json and weights belong together.",
     ):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded, info = AutoModelForCausalLM.from_pretrained(
             name,
             dtype=loading.torch_dtype(),
             trust_remote_code=loading.trust_remote_code,
@@ -96,7 +99,7 @@ def load_model(name: str, loading: Loading) -> PreTrainedModel:
             f"{missing[0]}. Evaluate a model that is whole."
         )
     with of_library(f"The model {name} cannot be put on {loading.device}", "Name another device."):
-        return model.to(loading.torch_device()).eval()
+        return loaded.to(loading.torch_device()).eval()
 
 
 def record_of(name: str) -> dict[str, Any] | None:

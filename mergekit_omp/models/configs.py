@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from mergekit.common import ModelPath, ModelReference
@@ -38,6 +39,16 @@ def check_path(path: ModelPath, what: str) -> None:
     )
 
 
+def check_layers(config: PretrainedConfig, tensors: Collection[str], name: str) -> None:
+    """Refuse more layers than there are tensors: they would be planned one by one."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
+    if layers > len(tensors):
+        raise TransplantError(
+            f"The config.json of {name} gives num_hidden_layers as {layers}, and its weights hold "
+            f"{len(tensors)} tensors. Put the model's own config.json there, or name another model."
+        )
+
+
 def read_config(model: ModelReference, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """A model's config, with the sizes that a plan is made from. TransplantError names the file."""
     path = model.model.path
@@ -59,6 +70,10 @@ def read_config(model: ModelReference, *, trust_remote_code: bool = False) -> Pr
         )
     with of_library(f"{what} has no sizes of a language model", remedy):
         text = config.get_text_config()
+    if not isinstance(text, PretrainedConfig):
+        raise TransplantError(
+            f"{what} gives the config of its text model as {str(text)[:60]}. {remedy}"
+        )
     for key, most in _MOST.items():
         size = getattr(text, key, None)
         if size is not None and not (isinstance(size, int) and 0 <= size < most):

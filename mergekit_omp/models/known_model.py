@@ -50,11 +50,11 @@ class KnownModel:
 
     def __init__(self, config: PretrainedConfig, *, trust_remote_code: bool):
         """Raises what transformers raises where it cannot put the model together."""
-        self._model = _without_data(config, trust_remote_code=trust_remote_code)
+        self._model = without_data(config, trust_remote_code=trust_remote_code)
         self._tensors = self._model.state_dict()
         wider = copy.deepcopy(config)
         set_vocabulary_size(wider, config.get_text_config().vocab_size + _MORE_ROWS)
-        changed = _without_data(wider, trust_remote_code=trust_remote_code).state_dict()
+        changed = without_data(wider, trust_remote_code=trust_remote_code).state_dict()
         self.axes: dict[str, int] = {
             name: axis
             for name, tensor in self._tensors.items()
@@ -110,14 +110,19 @@ class KnownModel:
         made = {name for name, _ in self._model.named_buffers()}
         return {key for key in keys if key not in info.unexpected_keys or key in made}
 
-    def lacks(self, names: Collection[str]) -> list[str]:
-        """Parameters that are neither among `names` nor tied to one; those of the vocabulary apart."""
+    def lacks(self, names: Collection[str], *, inputs: bool = False) -> list[str]:
+        """Parameters that are neither among `names` nor tied to one; those of the vocabulary apart.
+
+        With `inputs`, input embeddings count too.
+        """
         parameters = list(self._model.named_parameters(remove_duplicate=False))
         held = {id(tensor) for name, tensor in parameters if name in names}
         missing = {
             name
             for name, tensor in parameters
-            if id(tensor) not in held and name not in self.axes and name in self._tensors
+            if id(tensor) not in held
+            and name in self._tensors
+            and (name not in self.axes or (inputs and self._parts.get(name) == Part.INPUT))
         }
         info = LoadStateDictInfo(missing, set(), set(), [], {}, set())
         self._model._adjust_missing_and_unexpected_keys(info)
@@ -174,7 +179,8 @@ def set_vocabulary_size(config: PretrainedConfig, rows: int) -> None:
         text.vocab_size_per_layer_input = rows
 
 
-def _without_data(config: PretrainedConfig, *, trust_remote_code: bool) -> Any:
+def without_data(config: PretrainedConfig, *, trust_remote_code: bool) -> Any:
+    """A model of transformers on the meta device. Raises what transformers raises."""
     name = (config.architectures or [""])[0]
     with torch.device("meta"), no_init_weights():
         if hasattr(transformers, name):

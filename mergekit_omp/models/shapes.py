@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.models.known_model import known_model
+from mergekit_omp.models.known_model import known_model, without_data
+from mergekit_omp.outside.faults import of_library
 
 
 def check_shapes(
@@ -21,12 +22,28 @@ def check_shapes(
 ) -> None:
     """Refuse a checkpoint that does not belong to its config, whatever its number of rows.
 
+    Of a model with code of its own, that is not run, nothing is known.
+
     Tensors that transformers stacks, splits or does not read are not looked at.
     """
+    if getattr(config, "auto_map", None) and not trust_remote_code:
+        return
+    with of_library(
+        f"transformers cannot put {model} together from its config.json",
+        "Put the model's own config.json there, or name another model.",
+    ):
+        without_data(config, trust_remote_code=trust_remote_code)
     known = known_model(config, trust_remote_code=trust_remote_code)
     if known is None:
         return
-    for name, new in known.names(tensors).items():
+    names = known.names(tensors)
+    missing = known.lacks({new.name for new in names.values() if new}, inputs=True)
+    if missing:
+        raise TransplantError(
+            f"The weights of {model} lack {missing[0]}, which a model of its config.json has. Copy "
+            "or download the model again, whole, or put its own config.json there."
+        )
+    for name, new in names.items():
         if new is None or not new.whole:
             continue
         found, expected = list(tensors[name].shape), list(known.shape(new.name))

@@ -27,10 +27,11 @@ class Index(pydantic.BaseModel):
     weight_map: dict[str, str] = pydantic.Field(min_length=1)
 
 
-def check_weights(folder: str | os.PathLike[str], what: str) -> None:
-    """Refuse a folder whose weights are not there, not whole or not what its index says.
+def check_weights(folder: str | os.PathLike[str], what: str) -> set[str]:
+    """The names of a model's tensors, from the headers of all of its files.
 
-    `what` begins the sentence: "The donor", "The model". TransplantError names the file.
+    `what` begins the sentence of a refusal: "The donor", "The model". TransplantError where the
+    weights are not there, not whole or not what their index says; it names the file.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -44,8 +45,7 @@ def check_weights(folder: str | os.PathLike[str], what: str) -> None:
         )
     index = root / f"{name}.index.json"
     if not _there(index):
-        _names_in(root / name, what)
-        return
+        return _names_in(root / name, what)
     places = read_json(index, Index, _WHOLE).weight_map
     held_by: dict[str, set[str]] = {}
     for file in dict.fromkeys(places.values()):
@@ -64,6 +64,7 @@ def check_weights(folder: str | os.PathLike[str], what: str) -> None:
             raise TransplantError(
                 f"{index} places the tensor {tensor!r} in {file}, which does not hold it. {_WHOLE}"
             )
+    return set(places)
 
 
 def _there(path: Path) -> bool:

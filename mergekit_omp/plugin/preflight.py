@@ -21,7 +21,7 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.models.configs import check_path, read_config
+from mergekit_omp.models.configs import check_layers, check_path, read_config
 from mergekit_omp.models.headers import weights_are_read
 from mergekit_omp.models.weight_files import check_weights
 from mergekit_omp.outside.faults import of_library
@@ -83,9 +83,10 @@ def check_inputs(config: MergeConfiguration, options: MergeOptions) -> None:
         if dtype is not None and not dtype.is_floating_point:
             raise TransplantError(f"{what}. {remedy}")
     for model in models_in_order(config):
-        read_config(model, trust_remote_code=options.trust_remote_code)
+        found = read_config(model, trust_remote_code=options.trust_remote_code)
         if os.path.exists(model.model.path):
-            check_weights(model.model.path, "The model")
+            tensors = check_weights(model.model.path, "The model")
+            check_layers(found, tensors, model.model.path)
         if model.lora:
             _check_adapter(model, options)
     if isinstance(source, ModelReference):
