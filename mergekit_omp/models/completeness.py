@@ -21,7 +21,6 @@ from mergekit_omp.models.checkpoint import stored_tensors
 from mergekit_omp.models.known_model import KnownModel, known_model
 from mergekit_omp.models.layout import CheckpointLayout, Unplaced
 from mergekit_omp.models.numbers import check_base
-from mergekit_omp.models.shapes import check_shapes
 from mergekit_omp.models.tensors import PER_LAYER
 
 _NAMED = 5
@@ -56,8 +55,6 @@ def complete_architecture(
     tensors = {model: stored_tensors(model) for model in models}
     for model, held in tensors.items():
         check_base(model, model.config(options.trust_remote_code), held, dtype)
-    trusted = options.trust_remote_code
-    check_shapes(base, base.config(trusted), tensors[base], trust_remote_code=trusted)
     coverage = _Coverage(architecture, tensors, options)
     rows = coverage.rows(base)
     if coverage.whole and rows and not coverage.unmarked(base, rows):

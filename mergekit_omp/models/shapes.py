@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from mergekit.common import ModelReference
-from torch import Tensor
-from transformers import PretrainedConfig
 
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.checkpoint import stored_tensors
 from mergekit_omp.models.known_model import known_model, without_data
 from mergekit_omp.outside.faults import of_library
 
 
-def check_shapes(
-    model: ModelReference,
-    config: PretrainedConfig,
-    tensors: Mapping[str, Tensor],
-    *,
-    trust_remote_code: bool,
-) -> None:
-    """Refuse a checkpoint that does not belong to its config, whatever its number of rows.
+def check_shapes(model: ModelReference, *, trust_remote_code: bool) -> None:
+    """Refuse a checkpoint that does not belong to its config; vocabulary tensors have their own check.
 
     Of a model with code of its own, that is not run, nothing is known.
 
     Tensors that transformers stacks, splits or does not read are not looked at.
     """
+    config = model.config(trust_remote_code=trust_remote_code)
     if getattr(config, "auto_map", None) and not trust_remote_code:
         return
     with of_library(
@@ -36,6 +28,7 @@ def check_shapes(
     known = known_model(config, trust_remote_code=trust_remote_code)
     if known is None:
         return
+    tensors = stored_tensors(model)
     names = known.names(tensors)
     missing = known.lacks({new.name for new in names.values() if new}, inputs=True)
     if missing:
@@ -44,15 +37,11 @@ def check_shapes(
             "or download the model again, whole, or put its own config.json there."
         )
     for name, new in names.items():
-        if new is None or not new.whole:
+        if new is None or not new.whole or new.name in known.axes:
             continue
         found, expected = list(tensors[name].shape), list(known.shape(new.name))
-        shown = f"{found}, and its config.json says {expected}"
-        if new.name in known.axes and len(found) == len(expected):
-            # The number of rows is the tokenizer's affair.
-            del found[known.axes[new.name]], expected[known.axes[new.name]]
         if found != expected:
             raise TransplantError(
-                f"{name} of {model} has the shape {shown}: weights and config do not belong "
-                "together. Put the model's own config.json there."
+                f"{name} of {model} has the shape {found}, and its config.json says {expected}: "
+                "weights and config do not belong together. Put the model's own config.json there."
             )

@@ -111,6 +111,7 @@ def _wrap_planner() -> None:
     from mergekit.plan import MergePlanner
 
     from mergekit_omp.models.completeness import complete_architecture
+    from mergekit_omp.models.shapes import check_shapes
     from mergekit_omp.outside.faults import of_library
     from mergekit_omp.plugin.chat_template import set_chat_template
     from mergekit_omp.plugin.staged_merge import begin
@@ -150,6 +151,7 @@ def _wrap_planner() -> None:
                 dtype=config.dtype,
                 modules_named=bool(config.modules),
             )
+            check_shapes(base, trust_remote_code=options.trust_remote_code)
             arch_info = complete.architecture
             set_layers(out_model_config, base.config(options.trust_remote_code), config)
             transplant = TransplantPlan(config, method, options, arch_info, out_model_config, merge)
