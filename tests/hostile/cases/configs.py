@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hostile.cases.numbers import source
-from hostile.scene import Case, config, refused
+from hostile.scene import Case, Edit, both, config, refused, right
 
 
 def near(method: str, meant: str) -> Case:
