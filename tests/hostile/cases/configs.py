@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hostile.cases.numbers import source
-from hostile.scene import Case, Edit, both, config, refused, right
+from hostile.scene import Case, Edit, both, config, late, refused, right
 
 
 def near(method: str, meant: str) -> Case:
@@ -118,19 +118,19 @@ CASES: list[Case] = [
     refused(
         "a seed past its range", config(merge_method="normal", parameters={"seed": 2**32}), "seed"
     ),
-    refused("memory of 1KB", config(parameters={"memory": "1KB"}), "memory"),
+    late("memory of 1KB", config(parameters={"memory": "1KB"}), "memory"),
     refused("memory that is negative", config(parameters={"memory": "-5GB"}), "memory"),
     refused(
         "vectors that are a folder",
         config(merge_method="focus", parameters=lambda s: {"auxiliary": str(s.base)}),
         "{base}",
     ),
-    refused(
+    late(
         "vectors without words",
         both(vectors(""), config(merge_method="focus", parameters={"auxiliary": "a.vec"})),
         "a.vec",
     ),
-    refused(
+    late(
         "vectors that are not finite",
         both(
             vectors("2 2\na nan nan\nb inf 1\n"),
