@@ -81,7 +81,8 @@ def changed(
     return folder
 
 
-def random_hypernetwork(folder: Path, base: Path, *, width: int, tied: bool, **more: Any) -> Path:
+def random_hypernetwork(folder: Path, base: Path, *, tied: bool, **more: Any) -> Path:
     """A random hypernetwork for a saved model."""
     vocabulary = Vocabulary.from_tokenizer(AutoTokenizer.from_pretrained(base), str(base))
+    width = json.loads((base / "config.json").read_text())["hidden_size"]
     return save_random(folder, vocabulary, width=width, tied=tied, **more)

@@ -54,7 +54,7 @@ def test_each_swaps_a_tokenizer(
 ) -> None:
     parameters = {}
     if name == "zett":
-        made = random_hypernetwork(tmp_path / "network", base, width=32, tied=False)
+        made = random_hypernetwork(tmp_path / "network", base, tied=False)
         parameters["hypernetwork"] = str(made)
     out = merge(swap(base, donor, alone(name), parameters=parameters))
     load(out)

@@ -218,7 +218,7 @@ def test_in_front_of_a_merge_method(
     family: list[Path], donor: Path, merge: Any, tmp_path: Path
 ) -> None:
     # Fine-tunes of one base, each predicted from rows of its own.
-    hypernetwork = random_hypernetwork(tmp_path / "network", family[0], width=16, tied=False)
+    hypernetwork = random_hypernetwork(tmp_path / "network", family[0], tied=False)
     parameters = {"hypernetwork": str(hypernetwork)}
     swapped = [
         merge(swap(path, donor, "zett", parameters=parameters), f"swapped{i}")
@@ -259,7 +259,7 @@ def test_a_tokenizer_that_is_the_models_own(
     source: str, family: list[Path], merge: Any, tmp_path: Path
 ) -> None:
     base = family[0]
-    hypernetwork = random_hypernetwork(tmp_path / "network", base, width=16, tied=False)
+    hypernetwork = random_hypernetwork(tmp_path / "network", base, tied=False)
     parameters = {"hypernetwork": str(hypernetwork), "copy_shared": False}
     config = {
         "merge_method": "zett+linear",
