@@ -36,7 +36,7 @@ def small(real_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Call
             real_tokenizer("byte_level").save_pretrained(path)
         elif name == "benjamin/zett-hypernetwork-Mistral-7B-v0.1":
             base = make("mistralai/Mistral-7B-v0.1")
-            random_hypernetwork(path, base, width=16, tied=False, _name_or_path=base.name)
+            random_hypernetwork(path, base, tied=False, _name_or_path=base.name)
         elif name == "Qwen/Qwen2.5-VL-3B-Instruct":
             of_images = tokenizer("byte_level", CHAT_MARKUP + IMAGES, CHATML)
             save_vision_model(path, "qwen2_5_vl", of_images)
