@@ -62,8 +62,13 @@ def check_it_can_be_saved(tokenizer: transformers.PreTrainedTokenizerBase, name:
     if not isinstance(backend, Tokenizer):
         return
     remedy = "Repair its tokenizer.json, in which two tokens may have one id, or name another."
-    with of_library(f"The tokenizer of {name}, once saved, does not load again", remedy):
-        again = Tokenizer.from_str(backend.to_str())
+    what = f"The tokenizer of {name}, once saved, does not load again"
+    try:
+        with of_library(what, remedy):
+            again = Tokenizer.from_str(backend.to_str())
+    except TransplantError as error:
+        # The token that the library names is another one in every run.
+        raise TransplantError(f"{what}. {remedy}") from error
     lost = backend.get_vocab().keys() - again.get_vocab().keys()
     if lost:
         token = min(lost)

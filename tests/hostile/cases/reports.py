@@ -136,7 +136,7 @@ CASES: list[Case] = [
     bad("warnings that are numbers", record(at("warnings", value=[1, 2])), RECORD, "warnings"),
     bad("versions that are a list", record(at("versions", value=[])), RECORD, "versions"),
     good("markup in a warning", record(at("warnings", value=["<script>alert(1)</script> | `x`"]))),
-    good("markup in a name", record(at("merge_method", value="omp|<script>"))),
+    bad("markup in a name", record(at("merge_method", value="omp|<script>"))),
     bad("arrays that are no archive", write("out", ARRAYS, b"PK\x03\x04 nothing"), ARRAYS),
     bad("arrays that unpack to gigabytes", bomb, ARRAYS),
     bad("an array that lies about its size", lying_header, ARRAYS),
@@ -160,9 +160,10 @@ CASES: list[Case] = [
     bad("a config that is not UTF-8", write("out", CONFIG, b"merge_method: \xff\xfe"), CONFIG),
     good("a config that is no YAML", write("out", CONFIG, "merge_method: [omp")),
     good("a config of a list", write("out", CONFIG, "- omp")),
-    good(
+    bad(
         "a config of another merge",
         write("out", CONFIG, "merge_method: linear\nmodels: [{model: x}]"),
+        "linear",
     ),
     good(
         "a config with backticks",
