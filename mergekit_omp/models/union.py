@@ -59,27 +59,35 @@ def union_tokenizer(
     return Union(result, tuple(ordinary))
 
 
-def claim_gained(alignment: Alignment, gained: tuple[str, ...]) -> Alignment:
+def claim_gained(
+    alignment: Alignment, gained: tuple[str, ...], rows: int | None = None
+) -> Alignment:
     """The alignment with the model's own rows for those of its tokens that the union gained.
 
     Such a token is written as the model's tokenizer spells it (`Ġword`), which is not the text
-    that it stood for there, so its bytes do not match; its string does.
+    that it stood for there, so its bytes do not match, or match another token (WordPiece's `view`
+    has the bytes of `##view`); its string does.
     """
-    own = {string: i for i, string in enumerate(alignment.model.strings) if string is not None}
+    held = alignment.model.strings[:rows]
+    own = {string: i for i, string in enumerate(held) if string is not None}
     ids = {string: i for i, string in enumerate(alignment.output.strings) if string is not None}
     source, match = alignment.source.copy(), alignment.match.copy()
-    claimed = 0
+    anchors = alignment.anchors.copy()
+    missing_before, by_bytes_before = source < 0, match == Match.BYTES
     for token in gained:
         target = ids[token]
-        if token in own and source[target] < 0:
+        if token in own and source[target] != own[token]:
             source[target], match[target] = own[token], Match.STRING
-            claimed += 1
+            anchors[target] = False
     counts = dataclasses.replace(
         alignment.counts,
+        shared=alignment.counts.shared - int((by_bytes_before & (match == Match.STRING)).sum()),
         by_string=int(np.count_nonzero(match == Match.STRING)),
-        missing=alignment.counts.missing - claimed,
+        missing=alignment.counts.missing - int((missing_before & (source >= 0)).sum()),
     )
-    return dataclasses.replace(alignment, source=source, match=match, counts=counts)
+    return dataclasses.replace(
+        alignment, source=source, match=match, anchors=anchors, counts=counts
+    )
 
 
 def check_roles(vocabularies: Mapping[ModelReference, Vocabulary]) -> None:

@@ -62,7 +62,7 @@ class MergeInputs:
         if key not in self._alignments:
             alignment = align(vocabulary, self.output, rows=rows)
             if self.gained:
-                alignment = claim_gained(alignment, self.gained)
+                alignment = claim_gained(alignment, self.gained, rows)
             self._alignments[key] = alignment
         return self._alignments[key]
 

@@ -128,14 +128,14 @@ def test_each_model_gets_what_it_lacks_in_its_own_space(models: Any, aligned: An
         # A byte token beside a token of the same byte is never produced, and is nobody's.
         alone = sorted(t for t in own if t not in others and not t.startswith("<0x"))
         assert len(alone) > 500
-        for token in alone[::20]:
+        for token in alone:
             assert torch.equal(seen[str(path)][ids[token]], held[own[token]]), token
         empty = {i for i, norm in enumerate(seen[str(path)].norm(dim=1).tolist()) if norm == 0}
         # A fresh model's row of the padding token is zero.
         assert empty <= {i for token, i in ids.items() if "pad" in token.lower()}
     # In the config's order: the first that owns a token serves it.
     donors = {m["model"]: m["tensors"][0]["donors"] for m in record(out)["models"]}
-    names = [str(path) for path in order]
+    names = [path.name for path in order]
     for name in names:
         assert [d["model"] for d in donors[name]] == [other for other in names if other != name]
 
@@ -169,8 +169,8 @@ def test_the_tokenizer_of_a_model_of_the_merge(sp: list[Path], code: Path, merge
     assert strings(out) == strings(code)
     assert torch.equal(tensors(out)[EMBEDDING], tensors(code)[EMBEDDING])
     entries = {m["model"]: m["tensors"][0] for m in record(out)["models"]}
-    assert [d["model"] for d in entries[str(sp[0])]["donors"]] == [str(code)]
-    assert entries[str(code)]["counts"]["approximated"] == 0
+    assert [d["model"] for d in entries[sp[0].name]["donors"]] == [code.name]
+    assert entries[code.name]["counts"]["approximated"] == 0
 
 
 def test_the_bases_tokenizer(sp: list[Path], code: Path, merge: Any) -> None:
@@ -178,7 +178,7 @@ def test_the_bases_tokenizer(sp: list[Path], code: Path, merge: Any) -> None:
     out = merge(config)
     assert strings(out) == strings(sp[0])
     entries = {m["model"]: m["tensors"][0] for m in record(out)["models"]}
-    assert [d["model"] for d in entries[str(code)]["donors"]] == [str(sp[0])]
+    assert [d["model"] for d in entries[code.name]["donors"]] == [sp[0].name]
     load(out)
 
 
@@ -188,7 +188,7 @@ def test_a_donor_outside_the_merge_serves_all(
     out = merge(weighed({sp[0]: 0.5, code: 0.5}, words))
     assert strings(out) == strings(words)
     for model in record(out)["models"]:
-        assert {d["model"] for e in model["tensors"] for d in e["donors"]} == {str(words)}
+        assert {d["model"] for e in model["tensors"] for d in e["donors"]} == {words.name}
 
 
 def test_a_union_warns_of_what_becomes_an_added_token(
@@ -199,7 +199,7 @@ def test_a_union_warns_of_what_becomes_an_added_token(
     count = len(strings(code).keys() - strings(sp[0]).keys()) - 4  # its control tokens
     assert f"turns {count} ordinary tokens" in warning
     assert "matched in a text before everything else" in warning
-    assert f"`tokenizer_source: {sp[0]}`" in warning
+    assert f"`tokenizer_source: {sp[0].name}`" in warning
 
 
 def test_slices_of_different_vocabularies(sp: list[Path], code: Path, merge: Any) -> None:
