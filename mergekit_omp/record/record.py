@@ -24,7 +24,7 @@ def transplant_record(
     models: list[dict[str, Any]],
     warnings: list[str],
 ) -> dict[str, Any]:
-    """The whole record; `models` hold a list of `tensors` each, filled in as the merge runs."""
+    """The record as planned; the merge adds to the `tensors` of its `models` what it measures."""
     return {
         "format": FORMAT,
         "merge_method": merge_method,

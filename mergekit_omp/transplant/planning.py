@@ -230,7 +230,6 @@ class TransplantPlan:
             statistics=tuple(TensorStatistics(aligned=a.task) for a in self.aligned),
             files=OutputFiles(
                 record=record,
-                tensors=tuple(a.entries for a in self.aligned),
                 generation_config=self.settings.generation_config,
             ),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +118,6 @@ class OutputFiles:
 
     record: dict[str, Any]
     """`tokenizer_transplant.json`, without what only the run can tell."""
-    tensors: tuple[tuple[dict[str, Any], ...], ...]
-    """The entries of `record` that each of the statistics belongs to, model by model."""
     generation_config: dict[str, Any]
 
 
@@ -142,37 +141,44 @@ class WriteTransplant(Task[None]):
         return True
 
     def execute(self, weights: None, **statistics: list[dict[str, Any]]) -> None:
-        for i, entries in enumerate(self.files.tensors):
-            for entry, measured in zip(entries, statistics[f"statistics_{i}"], strict=True):
-                in_force = measured.pop("in_force", {})
-                entry["parameters"] = {**entry["parameters"], **in_force}
-                entry.update(measured)
-        self.files.record["warnings"] = list(
-            dict.fromkeys([*self.files.record["warnings"], *self.merge.log.run_warnings()])
-        )
-        self._add_approximated_ids()
+        record = self._complete([statistics[f"statistics_{i}"] for i in range(len(statistics))])
         os.makedirs(self.out_path, exist_ok=True)
-        row_facts.save(self.out_path, self.files.record)
-        self.merge.record = self.files.record
+        row_facts.save(self.out_path, record)
+        self.merge.record = record
         for name, content in (
             ("generation_config.json", self.files.generation_config),
-            ("tokenizer_transplant.json", self.merge.shown.of(self.files.record)),
+            ("tokenizer_transplant.json", self.merge.shown.of(record)),
         ):
             path = os.path.join(self.out_path, name)
             with open(path, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=2, ensure_ascii=False, sort_keys=False)
                 file.write("\n")
 
-    def _add_approximated_ids(self) -> None:
-        """Per model the output ids with a row, in any tensor, that is not one of its own."""
-        found: dict[str, np.ndarray] = {}
-        for statistics in self.statistics:
-            for plan in statistics.aligned.plans:
-                new = [served.rows for served in plan.approximated]
+    def _complete(self, statistics: list[list[dict[str, Any]]]) -> dict[str, Any]:
+        """The record of the plan, with what only the run could tell: `statistics` of each tensor."""
+        measured: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        new_rows: dict[str, list[np.ndarray]] = defaultdict(list)
+        for task, found in zip(self.statistics, statistics, strict=True):
+            for plan, of_model in zip(task.aligned.plans, found, strict=True):
                 name = str(plan.model)
-                found[name] = np.concatenate(
-                    [*new, plan.without_donor_row, found.get(name, plan.without_donor_row)]
-                )
-        for model in self.files.record["models"]:
-            if model["model"] in found:
-                model["approximated_ids"] = written(found[model["model"]])
+                measured[name].append(of_model)
+                new_rows[name] += [served.rows for served in plan.approximated]
+                new_rows[name].append(plan.without_donor_row)
+        planned = self.files.record
+        models = []
+        for model in planned["models"]:
+            name = model["model"]
+            told = zip(model["tensors"], measured[name], strict=True)
+            complete = {**model, "tensors": [_with_measured(*both) for both in told]}
+            if new_rows[name]:
+                complete["approximated_ids"] = written(np.concatenate(new_rows[name]))
+            models.append(complete)
+        warnings = [*planned["warnings"], *self.merge.log.run_warnings()]
+        return {**planned, "models": models, "warnings": list(dict.fromkeys(warnings))}
+
+
+def _with_measured(planned: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """A tensor's entry, with the parameters' values in force in place of those written."""
+    in_force = {**planned["parameters"], **measured.get("in_force", {})}
+    rest = {key: value for key, value in measured.items() if key != "in_force"}
+    return {**planned, "parameters": in_force, **rest}
