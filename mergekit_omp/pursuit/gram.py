@@ -30,8 +30,8 @@ SHARE = 4
 """Targets that a thread takes at a time."""
 
 LONGEST, LISTED = 16, 1024
-"""Iterations of a block and atoms on a shortlist: the fastest of a few that were tried (32,768
-atoms, 2,048 dimensions, k = 64; AMD EPYC Zen 4, 2026-11-18)."""
+"""Iterations of a block and atoms on a shortlist: the fastest of a few that were tried on an AMD
+EPYC (Zen 4) with 32,768 atoms, 2,048 dimensions and k = 64. Kept on other processors untried."""
 LIMITS = {
     torch.float32: Limits(1e-3, 1e-5, 1e-5, LONGEST, LISTED, verified=True),
     torch.float64: Limits(1e-9, 1e-12, 1e-12, LONGEST, LISTED, verified=True),
