@@ -35,7 +35,7 @@ def check_path(path: ModelPath, what: str) -> None:
     raise TransplantError(
         f"{what} {name} is not there: no such directory."
         + (f" Did you mean {os.path.join(os.path.dirname(name), close[0])}?" if close else "")
-        + " Check the path in the config; a relative one begins where the command runs."
+        + " Check the path; a relative one begins where the command runs."
     )
 
 
@@ -53,7 +53,11 @@ def read_config(model: ModelReference, *, trust_remote_code: bool = False) -> Pr
     """A model's config, with the sizes that a plan is made from. TransplantError names the file."""
     path = model.model.path
     what = f"The config.json of {path}"
-    remedy = "Put the model's own config.json there, or name another model."
+    remedy = (
+        "Put the model's own config.json there, or name another model."
+        if os.path.isdir(path)
+        else "Check the name, or download the model first."
+    )
     check_path(model.model, "The model")
     if os.path.isdir(path):
         file = Path(path) / "config.json"

@@ -227,8 +227,11 @@ def test_the_installed_command_takes_several_files_and_tells_progress_apart(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no-such-model", "--text", "text.txt"], "no-such-model cannot be loaded"),
-        (["./gone", "--text", "text.txt"], "./gone cannot be loaded: there is no such directory"),
+        (
+            ["no-such-model", "--text", "text.txt"],
+            "The config.json of no-such-model cannot be read",
+        ),
+        (["./gone", "--text", "text.txt"], "The model ./gone is not there: no such directory"),
         (["mean", "--text", "latin.txt"], "latin.txt is not UTF-8 text (byte 1)"),
         (["mean", "--text", "empty.txt"], "no text in empty.txt"),
         (["mean", "--text", "missing.txt"], "'missing.txt' does not exist"),
