@@ -149,10 +149,17 @@ def _check_device(options: MergeOptions) -> None:
     with of_library(f"The device {name!r} cannot be used", remedy):
         # The device `meta` takes tensors and has no numbers.
         torch.ones(1, device=name).item()
-    if options.multi_gpu and not torch.cuda.is_available():
+    if options.multi_gpu and not has_accelerator():
         raise TransplantError(
             f"--multi-gpu needs GPUs that torch can use, and finds none. {remedy}"
         )
+
+
+def has_accelerator() -> bool:
+    """Whether torch can use a GPU, or another accelerator that mergekit would spread tasks over."""
+    if hasattr(torch, "accelerator"):
+        return torch.accelerator.is_available()
+    return torch.cuda.is_available()
 
 
 def _check_adapter(model: ModelReference, options: MergeOptions) -> None:

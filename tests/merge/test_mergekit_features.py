@@ -219,6 +219,8 @@ def test_a_multi_gpu_plan_runs_every_task_once_and_gives_the_same_tensors(
     from mergekit import multigpu_executor
     from mergekit.graph import Executor
 
+    from mergekit_omp.plugin import preflight
+
     made = []
 
     class OnTheCpu(multigpu_executor.MultiGPUExecutor):
@@ -242,6 +244,7 @@ def test_a_multi_gpu_plan_runs_every_task_once_and_gives_the_same_tensors(
     config = ties(deep_family, "omp+ties", tokenizer_source=str(narrow_donor), parameters=K)
     one = merge(config, "one")
     monkeypatch.setattr(multigpu_executor, "get_torch_accelerator_type", lambda: "cuda")
+    monkeypatch.setattr(preflight, "has_accelerator", lambda: True)
     monkeypatch.setattr(merging_of_mergekit, "MultiGPUExecutor", OnTheCpu)
     two = merge(config, "two", "--multi-gpu")
     (executor,) = made
