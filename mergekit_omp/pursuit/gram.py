@@ -49,11 +49,11 @@ def row_length(atoms: int) -> int:
 
 
 def bytes_of(problem: Problem, dtype: torch.dtype) -> int:
-    """Memory of the Gram matrix in a dtype, of a panel of it and of what `build` needs."""
+    """Memory of the Gram matrix in a dtype, and of the unit rows and a panel that `build` needs."""
     count, dim = problem.atoms.shape
     scalar = problem.atoms.element_size()
     held = count * row_length(count) * dtype.itemsize
-    return held + (count * dim + 3 * PANEL * PANEL) * scalar
+    return held + (count * dim + min(count, PANEL) ** 2) * scalar
 
 
 def build(problem: Problem, dtype: torch.dtype) -> Gram:
@@ -63,9 +63,13 @@ def build(problem: Problem, dtype: torch.dtype) -> Gram:
     count, steps = len(units), STEPS[dtype]
     # NumPy's allocations ask for huge pages, which the scattered reads of a pursuit thank for.
     values = np.empty((count, row_length(count)), str(dtype).removeprefix("torch."))
+    # One for all panels: of many, the allocator keeps some that are free.
+    room = units.new_empty(min(count, PANEL) ** 2)
     for top in range(0, count, PANEL):
         for left in range(top, count, PANEL):
-            part = units[top : top + PANEL] @ units[left : left + PANEL].T
+            rows, columns = units[top : top + PANEL], units[left : left + PANEL]
+            part = room[: len(rows) * len(columns)].view(len(rows), len(columns))
+            torch.mm(rows, columns.T, out=part)
             fixed = partial(fix, part=part.numpy(), steps=steps, corner=(top, left), out=values)
             in_threads(fixed, len(part), BLOCK)
     # Half a step, and a twentieth of that for the float32 products.
@@ -116,9 +120,11 @@ def solve_by_gram(
     limits = LIMITS[problem.atoms.dtype]._replace(verified=verified)
     atoms, norms = problem.atoms.numpy(), problem.atom_norms.numpy()
 
+    room = problem.atoms.new_empty(min(batch, count), len(problem.atoms))
+
     def work_on(rows: slice) -> Callable[[int, int], None]:
         targets = problem.targets[rows]
-        starts = targets @ problem.atoms.T
+        starts = torch.mm(targets, problem.atoms.T, out=room[: len(targets)])
         given = Given(targets.numpy(), starts.numpy(), atoms, norms, gram, problem.tolerance)
         results = (code.indices, code.coefficients, code.residual_norms, outcomes)
         solved = Solved(*(tensor[rows].numpy() for tensor in results))
