@@ -30,10 +30,10 @@ def _contents(facts: Facts) -> dict[str, Any]:
     transplant = facts.run.transplant
     return {
         "format": FORMAT,
-        "merge_method": transplant.method.spec.name,
-        "approximation": transplant.method.approximation.name,
+        "merge_method": transplant.request.method.spec.name,
+        "approximation": transplant.request.method.approximation.name,
         "output": {
-            "tokenizer_source": str(transplant.source),
+            "tokenizer_source": str(transplant.request.source),
             "tokens": transplant.output.tokens,
             "vocab_size": transplant.rows,
             "rows": transplant.rows,

@@ -33,17 +33,17 @@ def as_text(facts: Facts) -> str:
 
 
 def _head(facts: Facts) -> Iterator[str]:
-    transplant = facts.run.transplant
+    transplant, request = facts.run.transplant, facts.run.transplant.request
+    method, models = request.method.spec.name, request.models
     yield from _wrapped(
-        f"{transplant.method.spec.name} into {transplant.base}: a dry run, nothing is written"
-        if len(transplant.models) == 1
-        else f"{transplant.method.spec.name} of {len(transplant.models)} models: a dry run, "
-        "nothing is written"
+        f"{method} into {request.base}: a dry run, nothing is written"
+        if len(models) == 1
+        else f"{method} of {len(models)} models: a dry run, nothing is written"
     )
     yield ""
-    for i, model in enumerate(transplant.models):
-        yield f"{'models' if not i and len(transplant.models) > 1 else '' if i else 'model':<11}{model}"
-    yield f"{'tokenizer':<11}{transplant.source}"
+    for i, model in enumerate(models):
+        yield f"{'models' if not i and len(models) > 1 else '' if i else 'model':<11}{model}"
+    yield f"{'tokenizer':<11}{request.source}"
     size = f"{transplant.output.tokens:,} tokens, {transplant.rows:,} rows"
     before = sorted({f"{rows:,}" for rows in _rows_before(facts)})
     yield f"{'output':<11}{size} (before: {', '.join(before)})"
@@ -52,9 +52,9 @@ def _head(facts: Facts) -> Iterator[str]:
 def _rows_before(facts: Facts) -> list[int]:
     transplant = facts.run.transplant
     return [
-        transplant.sources.rows(tensor).count
-        for aligned in transplant.aligned[:1]
-        for tensor in aligned.planned.models.values()
+        transplant.inputs.rows(held).count
+        for tensor in transplant.tensors[:1]
+        for held in tensor.planned.models.values()
     ]
 
 

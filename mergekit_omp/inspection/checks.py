@@ -15,7 +15,7 @@ FEW_ANCHORS = 100
 
 def warnings(facts: Facts) -> list[str]:
     """All warnings: first those that the merge will log itself, then what else is seen."""
-    found = list(facts.run.transplant.warnings.messages)
+    found = list(facts.run.transplant.warnings)
     found += _texts(facts)
     for group in facts.groups:
         found += _rows(facts, group[0])

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from mergekit_omp.approximation import Cost, Sizes
 from mergekit_omp.models.headers import header
-from mergekit_omp.transplant.planning import AlignedTensor, TransplantPlan
+from mergekit_omp.transplant.planning import TensorRows, TransplantPlan
 from mergekit_omp.transplant.predictions import PredictMissing
-from mergekit_omp.transplant.row_plan import ApproximatedRows, RowPlan
+from mergekit_omp.transplant.row_plan import ApproximatedRows
+from mergekit_omp.transplant.row_planning import ModelRows
 
 TIMED_SECONDS = 0.05
 
@@ -56,28 +57,28 @@ def steps(transplant: TransplantPlan) -> list[Step]:
     """All approximations of a planned merge, each code counted once."""
     found: list[Step] = []
     seen: set[int] = set()
-    for aligned in transplant.aligned:
-        for plan in aligned.task.plans:
-            for served in plan.approximated:
+    for tensor in transplant.tensors:
+        for rows in tensor.models:
+            for served in rows.plan.approximated:
                 key = id(served.encode or served.predict or served)
                 if key in seen:
                     continue
                 seen.add(key)
-                found.append(_step(transplant, aligned, plan, served))
+                found.append(_step(transplant, tensor, rows, served))
     return found
 
 
 def _step(
-    transplant: TransplantPlan, aligned: AlignedTensor, plan: RowPlan, served: ApproximatedRows
+    transplant: TransplantPlan, tensor: TensorRows, rows: ModelRows, served: ApproximatedRows
 ) -> Step:
-    entry = aligned.entry(plan.model)
-    sharing = [p for p in aligned.task.plans if any(_same(f, served) for f in p.approximated)]
-    base = _base_header(aligned, plan.model)
+    plans = [of_model.plan for of_model in tensor.models]
+    sharing = [plan for plan in plans if any(_same(f, served) for f in plan.approximated)]
+    base = _base_header(tensor, rows.plan.model)
     donor = None if served.donor is None else header(served.donor)
     missing, anchors = len(served.rows), len(served.coding.anchors)
     dimension = _width(base if donor is None else donor)
-    size = sum(_size(_base_header(aligned, p.model)) for p in sharing)
-    size += len(sharing) * plan.rows * _width(base) * base.element_size()
+    size = sum(_size(_base_header(tensor, plan.model)) for plan in sharing)
+    size += len(sharing) * rows.plan.rows * _width(base) * base.element_size()
     if donor is not None:
         size += _size(donor) + 4 * dimension * (missing + anchors)
     approximation = served.approximation
@@ -89,7 +90,7 @@ def _step(
         donor_dim=dimension,
         other_dim=0 if served.other_matrix is None else _width(_header(served.other_matrix)),
         dtype=(base if donor is None else donor).dtype,
-        device=present(transplant.options.device),
+        device=present(transplant.request.options.device),
     )
     refusal = None
     try:
@@ -100,9 +101,9 @@ def _step(
         assert isinstance(served.predict, PredictMissing)
         cost = served.predict.cost
     return Step(
-        tensor=entry["tensor"],
+        tensor=rows.entry["tensor"],
         part=served.part.value,
-        models=tuple(str(p.model) for p in sharing),
+        models=tuple(str(plan.model) for plan in sharing),
         donor=None if served.donor is None else str(served.donor.model),
         donor_tensor=None if served.donor is None else served.donor.tensor,
         method=approximation.name,
@@ -122,11 +123,10 @@ def _same(one: ApproximatedRows, other: ApproximatedRows) -> bool:
     return one is other or (one.encode is not None and one.encode is other.encode)
 
 
-def _base_header(aligned: AlignedTensor, model: ModelReference) -> Tensor:
-    (task,) = (
-        task for task in aligned.task.gather_tensors.arguments().values() if task.model == model
-    )
-    return _header(task)
+def _base_header(tensor: TensorRows, model: ModelReference) -> Tensor:
+    """As the merge loads it."""
+    loads = tensor.planned.permuted.gather_tensors.arguments().values()
+    return next(_header(task) for task in loads if task.model == model)
 
 
 def _width(tensor: Tensor) -> int:

@@ -107,39 +107,26 @@ def gather(run: DryRun) -> Facts:
 
     known(transplant.output, run.tokenizer)
     models = []
-    for model in transplant.models:
-        found = [
-            (aligned, plan)
-            for aligned in transplant.aligned
-            for plan in aligned.task.plans
-            if plan.model == model
-        ]
-        if not found:
-            # A model without a vocabulary tensor in the merge: the middle of a stack of slices.
-            continue
-        vocabulary = transplant.vocabularies.vocabulary(model)
-        tokenizer = transplant.vocabularies.tokenizer(model)
-        known(vocabulary, tokenizer)
-        aligned, plan = found[0]
+    # A model without a vocabulary tensor, the middle of a stack of slices, is not among them.
+    for model, tokens in transplant.tokens.items():
+        known(tokens.vocabulary, tokens.tokenizer)
+        rows = transplant.of(model)[0]
         entries = tuple(transplant.entries(model))
-        alignment = transplant.planner.alignments[aligned.planned.weight.name, model]
-        held = transplant.tokens_of(model)
-        assert held is not None
         models.append(
             ModelFacts(
                 model=model,
-                vocabulary=vocabulary,
-                tokenizer=tokenizer,
+                vocabulary=tokens.vocabulary,
+                tokenizer=tokens.tokenizer,
                 donors=tuple(
                     dict.fromkeys(d["model"] for entry in entries for d in entry["donors"])
                 ),
                 entries=entries,
-                alignment=alignment,
-                copied_by=Counter(map(Match, alignment.match[plan.copied_to].tolist())),
-                kept=_kept(plan),
-                control=held.control,
-                digits=digits[vocabulary.fingerprint],
-                reading=readings[vocabulary.fingerprint],
+                alignment=rows.alignment,
+                copied_by=Counter(map(Match, rows.alignment.match[rows.plan.copied_to].tolist())),
+                kept=_kept(rows.plan),
+                control=tokens.control,
+                digits=digits[tokens.vocabulary.fingerprint],
+                reading=readings[tokens.vocabulary.fingerprint],
             )
         )
     block, rest = _block(run, models)
@@ -149,7 +136,9 @@ def gather(run: DryRun) -> Facts:
         digits=digits[transplant.output.fingerprint],
         reading=readings[transplant.output.fingerprint],
         steps=tuple(steps(transplant)),
-        seconds_per_multiply_add=seconds_per_multiply_add(present(transplant.options.device)),
+        seconds_per_multiply_add=seconds_per_multiply_add(
+            present(transplant.request.options.device)
+        ),
         block=block,
         without_counterpart=rest,
     )
@@ -163,8 +152,8 @@ def _kept(plan: RowPlan) -> Bool[np.ndarray, "rows"]:
 
 
 def _block(run: DryRun, models: list[ModelFacts]) -> tuple[str | None, tuple[ControlToken, ...]]:
-    base = next((facts for facts in models if facts.model == run.transplant.base), None)
-    if base is None or run.transplant.source == "union":
+    base = next((facts for facts in models if facts.model == run.transplant.request.base), None)
+    if base is None or run.transplant.request.source == "union":
         # In a union each model keeps its own markup.
         return None, ()
     named = counterparts(base.control, base.vocabulary)

@@ -110,18 +110,20 @@ def _wrap_planner() -> None:
     from mergekit.io.tasks import FinalizeModel
     from mergekit.plan import MergePlanner
 
-    from mergekit_omp.models.completeness import complete_architecture
-    from mergekit_omp.models.shapes import check_shapes
     from mergekit_omp.outside.faults import of_library
     from mergekit_omp.plugin.chat_template import set_chat_template
+    from mergekit_omp.plugin.planner_state import PlannerState
     from mergekit_omp.plugin.staged_merge import begin
     from mergekit_omp.record.summary import planned_facts
     from mergekit_omp.transplant import merge as merges
-    from mergekit_omp.transplant.config import models_in_order, parameter_errors
-    from mergekit_omp.transplant.layers import set_layers
+    from mergekit_omp.transplant.config import parameter_errors
     from mergekit_omp.transplant.methods import find
-    from mergekit_omp.transplant.planning import TransplantPlan
+    from mergekit_omp.transplant.output import check_out_path
+    from mergekit_omp.transplant.output_config import hand_over
+    from mergekit_omp.transplant.planning import plan_output, plan_rows
+    from mergekit_omp.transplant.request import read_request
     from mergekit_omp.transplant.staging import destination
+    from mergekit_omp.transplant.task_planning import plan_tasks, write_task
     from mergekit_omp.transplant.tasks import TensorInMemory
 
     original_init = MergePlanner.__init__
@@ -141,27 +143,12 @@ def _wrap_planner() -> None:
         _wrap_merge()
         merge = merges.begin(quiet=options.quiet)
         with merge.log.scope():
-            models = models_in_order(config)
-            base = config.base_model or models[0]
-            complete = complete_architecture(
-                base,
-                models,
-                arch_info,
-                options,
-                dtype=config.dtype,
-                modules_named=bool(config.modules),
-            )
-            check_shapes(base, trust_remote_code=options.trust_remote_code)
-            arch_info = complete.architecture
-            set_layers(out_model_config, base.config(options.trust_remote_code), config)
-            transplant = TransplantPlan(config, method, options, arch_info, out_model_config, merge)
-            transplant.complete_config()
-            for warning in complete.warnings:
-                transplant.warnings.add(warning)
-            set_chat_template(config, transplant.tokenizer)
-            original_init(self, config, arch_info, options, out_model_config)
-        self._tokenizer_task = transplant.tokenizer_task()
-        self._transplant = transplant
+            request = read_request(config, method, options, arch_info, out_model_config)
+            output = plan_output(request)
+            set_chat_template(config, output.tokenizer)
+            original_init(self, config, request.architecture, options, output.config)
+        self._tokenizer_task = output.tokenizer_task()
+        self._transplant = PlannerState(merge, out_model_config, output)
 
     @functools.wraps(original_plan_tensor)
     def plan_tensor(self: Any, weight: Any, *args: Any, **kwargs: Any) -> None:
@@ -174,34 +161,39 @@ def _wrap_planner() -> None:
 
     @functools.wraps(original_plan)
     def _plan(self: Any) -> None:
-        if self._transplant is None:
+        state = self._transplant
+        if state is None:
             original_plan(self)
             return
         what = f"merge_method {self.config.merge_method!r}: mergekit cannot plan this merge"
         with of_library(what, _CORRECT):
             original_plan(self)
-        with self._transplant.merge.log.scope():
-            self._tensors = self._transplant.align(self._tensors)
+        with state.merge.log.scope():
+            state.plan = plan_rows(state.output, self._tensors, state.merge.log)
+            state.tasks = plan_tasks(state.plan, state.merge.log)
+        self._tensors = list(state.tasks.tensors)
 
     @functools.wraps(original_to_disk)
     def plan_to_disk(self: Any, out_path: str) -> Any:
-        transplant = self._transplant
-        if transplant is None:
+        state = self._transplant
+        if state is None:
             return original_to_disk(self, out_path)
-        with transplant.merge.log.scope():
-            transplant.check_out_path(destination(out_path))
+        with state.merge.log.scope():
+            check_out_path(destination(out_path), state.output.request.sources)
             tasks = original_to_disk(self, out_path)
             weights = next(task for task in tasks if isinstance(task, FinalizeModel))
-            write = transplant.write_task(out_path, weights)
+            write = write_task(state.plan, state.tasks, state.merge, out_path, weights)
             for fact in planned_facts(write.files.record, write.files.generation_config):
                 LOG.info("%s", fact)
+            hand_over(state.plan.config, state.out_config)
             begin(out_path)
         let_go(self)
         return [*tasks, write]
 
     @functools.wraps(original_in_memory)
     def plan_in_memory(self: Any) -> Any:
-        if self._transplant is None:
+        state = self._transplant
+        if state is None:
             return original_in_memory(self)
         self._plan()
         tasks = [
@@ -212,6 +204,7 @@ def _wrap_planner() -> None:
             )
             for weight, task in self._tensors
         ]
+        hand_over(state.plan.config, state.out_config)
         let_go(self)
         return tasks
 
@@ -261,8 +254,9 @@ def _wrap_vocabulary_size(merge: Any) -> None:
     def _update_config_vocab(config: Any, arch_info: Any, *args: Any, **kwargs: Any) -> None:
         original(config, arch_info, *args, **kwargs)
         ours = current()
-        if ours is not None:
-            set_config_value(config, arch_info.vocab_size_config_key or "vocab_size", ours.rows)
+        if ours is not None and ours.output is not None:
+            key = arch_info.vocab_size_config_key or "vocab_size"
+            set_config_value(config, key, ours.output.rows)
 
     merge._update_config_vocab = _update_config_vocab
 
@@ -277,16 +271,16 @@ def _wrap_card(merge: Any) -> None:
     @functools.wraps(original)
     def generate_card(config: Any, config_yaml: str, name: str | None = None) -> str:
         ours = current()
-        if ours is None or ours.record is None or ours.out_path is None:
+        if ours is None or ours.record is None or ours.output is None:
             card: str = original(config=config, config_yaml=config_yaml, name=name)
             return card
         # For `out/` mergekit has no name.
-        name = name or os.path.basename(os.path.abspath(ours.out_path))
+        name = name or os.path.basename(os.path.abspath(ours.output.path))
         return transplant_card(
             lambda: original(config=config, config_yaml=config_yaml, name=name),
             ours.record,
-            ours.sources,
-            ours.shown,
+            ours.output.sources,
+            ours.output.shown,
         )
 
     merge.generate_card = generate_card
@@ -308,11 +302,10 @@ def _wrap_last_step(merge: Any) -> None:
         original(merge_config, out_path, files=files, options=options)
         ours = merges.current()
         merges.end()
-        if ours is None or ours.record is None:
+        if ours is None or ours.record is None or ours.output is None:
             return
-        if ours.finish is not None:
-            ours.finish(out_path)
-        save_record(out_path, ours.shown.of(ours.record))
+        ours.output.finish(out_path)
+        save_record(out_path, ours.output.shown.of(ours.record))
         if not options.quiet:
             click.echo(summary(ours.record, destination(out_path)), err=True)
 

@@ -35,7 +35,6 @@ from mergekit_omp.transplant.config import TokenizerSource, models_in_order, tok
 from mergekit_omp.transplant.methods import find
 from mergekit_omp.transplant.planning import TransplantPlan
 from mergekit_omp.transplant.row_plan import RowPlan, vocabulary_first
-from mergekit_omp.transplant.tasks import AlignedVocabulary
 from mergekit_omp.vocabulary import Vocabulary
 
 
@@ -75,10 +74,15 @@ def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun:
         _open_models(config, options)
         _open_donor(tokenizer_source(config), options)
 
-    planner = _planner(config, options, opened)
-    transplant: TransplantPlan = planner._transplant
+    plan = _plan_of(_planner(config, options, opened))
+    return DryRun(config, plan, plan.tokenizer)
+
+
+def _plan_of(planner: MergePlanner) -> TransplantPlan:
+    """What a planner has planned, which it keeps no longer."""
+    plan: TransplantPlan = planner._transplant.plan
     let_go(planner)
-    return DryRun(config, transplant, transplant.tokenizer)
+    return plan
 
 
 def _planner(
@@ -206,38 +210,26 @@ def replan(config: MergeConfiguration, options: MergeOptions) -> Replanned:
     ours.setLevel(logging.ERROR)
     try:
         faults = of_library("mergekit makes no config of it", "Merge again")
-        planner = _planner(config, options, faults=faults)
+        transplant = _plan_of(_planner(config, options, faults=faults))
     finally:
         ours.setLevel(level)
-    transplant: TransplantPlan = planner._transplant
+    shown, vocabularies = transplant.request.shown, transplant.inputs.vocabularies
     tensors = {}
-    planned = planner._tensors
-    let_go(planner)
-    for weight, task in planned:
-        aligned = getattr(task, "gather_tensors", None)
-        if not isinstance(aligned, AlignedVocabulary):
-            continue
-        for plan in aligned.plans:
-            own = aligned.gather_tensors.weight_info[plan.model]
-            tensors[transplant.shown(str(plan.model)), own.name] = PlannedRows(
-                plan=plan,
-                output_name=weight.name,
-                vocabulary=transplant.vocabularies.vocabulary(plan.model),
-                load=LoadTensor(
-                    model=plan.model,
-                    tensor=own.name,
-                    aliases=own.aliases,
-                    tied_names=own.tied_names,
-                    optional=True,
-                ),
-                axis=aligned.vocabulary_axis,
+    for tensor in transplant.tensors:
+        for of_model in tensor.models:
+            model = of_model.plan.model
+            own = tensor.planned.models[model]
+            tensors[shown(str(model)), own.weight.name] = PlannedRows(
+                plan=of_model.plan,
+                output_name=tensor.planned.weight.name,
+                vocabulary=vocabularies.vocabulary(model),
+                load=own.load_task(),
+                axis=tensor.planned.permuted.vocabulary_axis,
             )
     donors = {
-        served.donor.model: transplant.vocabularies.vocabulary(served.donor.model)
+        served.donor.model: vocabularies.vocabulary(served.donor.model)
         for rows in tensors.values()
         for served in rows.plan.approximated
         if served.donor is not None
     }
-    return Replanned(
-        transplant.output, tensors, {transplant.shown(str(m)): v for m, v in donors.items()}
-    )
+    return Replanned(transplant.output, tensors, {shown(str(m)): v for m, v in donors.items()})

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mergekit.common import ModelReference, dtype_from_name
+from mergekit.graph import Task
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from torch import Tensor
 
@@ -41,10 +42,12 @@ class FiniteMerge(ExecuteMergeMethodTask):
         )
 
 
-def finite_merge(task: ExecuteMergeMethodTask, *, written_as: str | None) -> FiniteMerge:
-    """`task` with that check."""
+def finite_merge(
+    task: ExecuteMergeMethodTask, *, gather_tensors: Task, written_as: str | None
+) -> FiniteMerge:
+    """`task` with that check, and `gather_tensors` for what it merges."""
     fields = {name: getattr(task, name) for name in ExecuteMergeMethodTask.model_fields}
-    return FiniteMerge(**fields, written_as=written_as)
+    return FiniteMerge(**{**fields, "gather_tensors": gather_tensors}, written_as=written_as)
 
 
 def _not_finite(tensor: Tensor, dtype: torch.dtype) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 from mergekit.common import ModelReference
@@ -34,6 +35,10 @@ class Warnings:
             self.messages.append(message)
             if self._logged:
                 LOG.warning("%s", message)
+
+    def add_all(self, messages: Iterable[str]) -> None:
+        for message in messages:
+            self.add(message)
 
 
 class MergeInputs:

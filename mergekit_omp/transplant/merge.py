@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mergekit.common import ModelReference
@@ -18,23 +18,31 @@ from mergekit_omp.record.shown_names import ShownNames
 from mergekit_omp.transplant.log import MergeLog
 
 
+@dataclass(frozen=True, eq=False)
+class MergeOutput:
+    """What mergekit's steps after the graph ask for."""
+
+    path: str
+    """The directory that the merge writes into."""
+    rows: int
+    """How many rows the vocabulary tensors have."""
+    sources: tuple[ModelReference, ...]
+    """The base, the donor and the other models, as the card lists them."""
+    shown: ShownNames
+    """How record and card name models."""
+    finish: Callable[[str], None]
+    """What is left to do in the output directory after mergekit's last step."""
+
+
 @dataclass(eq=False)
 class Merge:
-    """What is known of one merge; the later fields are set as it proceeds."""
+    """One merge: what its steps leave for later ones."""
 
     log: MergeLog
-    rows: int | None = None
-    """How many rows the output's vocabulary tensors have, once that is planned."""
-    out_path: str | None = None
-    """Where the output goes; None for a merge in memory."""
+    output: MergeOutput | None = None
+    """Once it is planned to be written; None for a merge in memory."""
     record: dict[str, Any] | None = None
-    """`tokenizer_transplant.json`, once it is written."""
-    sources: tuple[ModelReference, ...] = ()
-    """The base, the donor and the other models, as the card lists them."""
-    shown: ShownNames = field(default_factory=lambda: ShownNames(()))
-    """How record and card name models."""
-    finish: Callable[[str], None] | None = None
-    """What is left to do in the output directory after mergekit's last step."""
+    """`tokenizer_transplant.json`, once the graph has run."""
 
 
 _current: ContextVar[weakref.ref[Merge] | None] = ContextVar("current_merge", default=None)

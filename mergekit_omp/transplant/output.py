@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 
 from mergekit.common import ModelReference
 
@@ -16,7 +17,7 @@ LOG = logging.getLogger(__name__)
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".gguf")
 
 
-def check_out_path(out_path: str, inputs: list[ModelReference]) -> None:
+def check_out_path(out_path: str, inputs: Iterable[ModelReference]) -> None:
     """Refuse an output path that would lose something of the user's.
 
     An earlier merge's output is written over, as mergekit does; any other model is not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -37,48 +38,56 @@ class DonorRows:
     """Its other matrix, where there is one and the approximation asks for it."""
 
 
+@dataclass(frozen=True, eq=False)
+class ModelRows:
+    """The rows of one model's vocabulary tensor, as planned."""
+
+    plan: RowPlan
+    alignment: Alignment
+    """Which of the model's rows belongs to each output id."""
+    entry: dict[str, Any]
+    """What the record says of the tensor, but for what only the merge can measure."""
+
+
 class RowPlanner:
-    """Plans the rows of one output's vocabulary tensors, tensor by tensor."""
+    """Plans the rows of one output's vocabulary tensors; codes are shared between them."""
 
     def __init__(
         self,
-        sources: MergeInputs,
+        inputs: MergeInputs,
         source: TokenizerSource,
-        owners: list[ModelReference],
-        overrides: list[Override],
+        owners: Sequence[ModelReference],
+        overrides: Sequence[Override],
         rows: int,
         log: MergeLog,
     ):
         """`owners` are who may give a token, in their order, where `source` is no model."""
-        self.sources = sources
-        self.output = sources.output
+        self.inputs = inputs
+        self.output = inputs.output
         self.source = source
         self.owners = owners
         self.overrides = overrides
         self.rows = rows
         self.log = log
-        self.alignments: dict[tuple[str, ModelReference], Alignment] = {}
-        """The alignments used so far, by the output's name of the tensor and the model."""
         self._codes: dict[tuple[Any, ...], EncodeMissing] = {}
-        self._predictions = Predictions(sources, log)
+        self._predictions = Predictions(inputs, log)
 
     def plan(
         self, tensor: PlannedTensor, space: PlannedTensor, approximation: Approximation, tied: bool
-    ) -> tuple[list[RowPlan], list[dict[str, Any]]]:
-        """A plan and an entry of the record for each model, in the order of `tensor.models`.
+    ) -> tuple[ModelRows, ...]:
+        """The rows of each model, in the order of `tensor.models`.
 
         `space` is the tensor whose rows the anchors must have: that of a bias is its head.
         Models of one vocabulary are planned together, so that they share anchors and codes.
         """
         groups: dict[str, list[ModelReference]] = defaultdict(list)
         for model in tensor.models:
-            groups[self.sources.vocabularies.vocabulary(model).fingerprint].append(model)
-        plans, entries = {}, {}
+            groups[self.inputs.vocabularies.vocabulary(model).fingerprint].append(model)
+        found: dict[ModelReference, ModelRows] = {}
         for models in groups.values():
             planned = self._plan_group(tensor, space, models, approximation, tied)
-            for model, plan, entry in planned:
-                plans[model], entries[model] = plan, entry
-        return [plans[m] for m in tensor.models], [entries[m] for m in tensor.models]
+            found |= {rows.plan.model: rows for rows in planned}
+        return tuple(found[model] for model in tensor.models)
 
     def _plan_group(
         self,
@@ -87,10 +96,9 @@ class RowPlanner:
         models: list[ModelReference],
         approximation: Approximation,
         tied: bool,
-    ) -> list[tuple[ModelReference, RowPlan, dict[str, Any]]]:
-        rows = min(self.sources.model_rows(tensor.models[model]).count for model in models)
+    ) -> list[ModelRows]:
+        rows = min(self.inputs.model_rows(tensor.models[model]).count for model in models)
         alignment = self._alignment(models, rows)
-        self.alignments |= {(tensor.weight.name, model): alignment for model in models}
         usable = self._usable(space, models, alignment)
         overrides = [o for o in self.overrides if o.force or alignment.source[o.output_id] < 0]
         overridden = np.array([o.output_id for o in overrides], dtype=np.int64)
@@ -166,12 +174,12 @@ class RowPlanner:
                 "counts": counts,
                 **predictions,
             }
-            found.append((model, plan, entry))
+            found.append(ModelRows(plan, alignment, entry))
         return found
 
     def _alignment(self, models: list[ModelReference], rows: int) -> Alignment:
-        vocabulary = self.sources.vocabularies.vocabulary(models[0])
-        alignment = self.sources.alignment(vocabulary, rows)
+        vocabulary = self.inputs.vocabularies.vocabulary(models[0])
+        alignment = self.inputs.alignment(vocabulary, rows)
         if not (alignment.source >= 0).any():
             raise TransplantError(
                 f"{', '.join(map(str, models))} and the output's tokenizer ({self.source}) share "
@@ -179,7 +187,7 @@ class RowPlanner:
                 "`tokenizer_source` whose vocabulary overlaps."
             )
         if alignment.counts.out_of_range:
-            self.sources.warnings.add(
+            self.inputs.warnings.add(
                 f"The tokenizer of {models[0]} has ids past the {rows} rows of its matrix: "
                 f"{alignment.counts.out_of_range} shared token(s) cannot be copied and are "
                 "approximated."
@@ -190,11 +198,11 @@ class RowPlanner:
         self, tensor: VocabularyTensor, source: np.ndarray, copied: np.ndarray
     ) -> None:
         """Refuse to copy a model's rows that are not finite."""
-        finite = self.sources.rows(tensor).finite
+        finite = self.inputs.rows(tensor).finite
         rows = source[copied]
         broken = rows[~finite[np.clip(rows, 0, len(finite) - 1)]]
         if len(broken):
-            strings = self.sources.vocabularies.vocabulary(tensor.model).strings
+            strings = self.inputs.vocabularies.vocabulary(tensor.model).strings
             raise TransplantError(
                 f"{len(broken)} rows of {tensor.weight.name} of {tensor.model} hold numbers that "
                 f"are not finite, as that of id {broken[0]} ({strings[broken[0]]!r}): the output "
@@ -207,7 +215,7 @@ class RowPlanner:
         """Per output id: its row is usable in every model, so that all may share one code."""
         usable = alignment.source >= 0
         for model in models:
-            of_model = self.sources.rows(space.models[model]).usable
+            of_model = self.inputs.rows(space.models[model]).usable
             inside = usable & (alignment.source < len(of_model))
             usable = inside & of_model[np.where(inside, alignment.source, 0)]
         return usable
@@ -222,7 +230,7 @@ class RowPlanner:
             models = [
                 model
                 for model in self.owners
-                if self.sources.vocabularies.vocabulary(model).fingerprint != vocabulary.fingerprint
+                if self.inputs.vocabularies.vocabulary(model).fingerprint != vocabulary.fingerprint
             ]
         if isinstance(approximation, Zett):
             # A token's bytes are enough, whoever has it.
@@ -231,15 +239,15 @@ class RowPlanner:
         found = []
         for model in models:
             if Needs.DONOR_ROWS not in approximation.needs:
-                own = self.sources.vocabularies.vocabulary(model)
-                found.append(DonorRows(model, own, None, self.sources.donor_ids(own)))
+                own = self.inputs.vocabularies.vocabulary(model)
+                found.append(DonorRows(model, own, None, self.inputs.donor_ids(own)))
                 continue
-            weights = self.sources.donor(model, approximation.name)
+            weights = self.inputs.donor(model, approximation.name)
             space = approximation.space_part(part)
             # A tied matrix serves as head too, where a poor row costs most.
             tensor = weights.tensor(Part.HEAD if tied else space)
-            rows = self.sources.donor_rows(tensor)
-            ids = self.sources.donor_ids(weights.vocabulary, rows.count)
+            rows = self.inputs.donor_rows(tensor)
+            ids = self.inputs.donor_ids(weights.vocabulary, rows.count)
             ids[(ids >= 0) & ~rows.usable[np.maximum(ids, 0)]] = -1
             other_matrix = None
             if Needs.OTHER_MATRIX in approximation.needs:
@@ -279,7 +287,7 @@ class RowPlanner:
             anchors=donor.ids[anchors],
             anchor_rows=alignment.source[anchors],
             texts=texts,
-            progress=not self.sources.options.quiet,
+            progress=not self.inputs.options.quiet,
         )
         load, other_matrix = (
             donor.tensor.load_task() if donor.tensor else None,
@@ -337,7 +345,7 @@ class RowPlanner:
                 f"`tokens:` takes the row of {override.token!r} from {override.model}, which has "
                 f"no {tensor.weight.name}."
             )
-        count = self.sources.rows(tensor.models[override.model]).count
+        count = self.inputs.rows(tensor.models[override.model]).count
         for row in override.rows:
             if not 0 <= row < count:
                 raise TransplantError(
@@ -352,7 +360,7 @@ class RowPlanner:
         if not len(without_donor_row):
             return
         tokens = ", ".join(repr(self.output.strings[i]) for i in without_donor_row[:3])
-        self.sources.warnings.add(
+        self.inputs.warnings.add(
             f"{len(without_donor_row)} token(s) that {', '.join(map(str, models))} lack(s) have no usable "
             f"row in a donor ({tokens}{', ...' if len(without_donor_row) > 3 else ''}): they get the mean "
             "of the model's rows."

@@ -62,12 +62,14 @@ class Moves:
 
 def set_config_ids(
     config: transformers.PretrainedConfig,
+    base: transformers.PretrainedConfig,
     tokenizer: transformers.PreTrainedTokenizerBase,
     moves: Moves,
 ) -> list[str]:
-    """Set the ids of roles in a config and its text config; move all others, at every level.
+    """Set the ids of roles in a config and its text config, and all others at every level.
 
-    Returns warnings, one for each key that names a token which the output does not have.
+    Those are where `moves` has the tokens that `base`, the base's own config, names. Returns
+    warnings, one for each key that names a token which the output does not have.
     """
     warnings: list[str] = []
     text = config.get_text_config()
@@ -79,28 +81,38 @@ def set_config_ids(
                 if level is config and text is not config and not hasattr(level, key):
                     continue
                 setattr(level, key, value)
-    _move_level(config, text, moves, "", warnings)
+    _move_level(config, base, base.get_text_config(), moves, "", warnings)
     return warnings
 
 
 def _move_level(
     config: transformers.PretrainedConfig,
-    text: transformers.PretrainedConfig,
+    base: transformers.PretrainedConfig,
+    base_text: transformers.PretrainedConfig,
     moves: Moves,
     where: str,
     warnings: list[str],
 ) -> None:
-    roles_are_set = config is text or not where
-    own_vocabulary = not roles_are_set and getattr(config, "vocab_size", None) is not None
-    for key, value in list(vars(config).items()):
+    roles_are_set = base is base_text or not where
+    own_vocabulary = not roles_are_set and getattr(base, "vocab_size", None) is not None
+    for key, value in list(vars(base).items()):
         if isinstance(value, transformers.PretrainedConfig):
-            _move_level(value, text, moves, f"{where}{key}.", warnings)
+            level = getattr(config, key, None)
+            if isinstance(level, transformers.PretrainedConfig):
+                _move_level(level, value, base_text, moves, f"{where}{key}.", warnings)
             continue
         if own_vocabulary or key.startswith("_") or (roles_are_set and key in _ROLE_KEYS):
             continue
         lost: list[int] = []
-        new = moved(key, value, moves, lost, keep_lost=True)
-        if new != value:
+        asked: list[int] = []
+
+        def of_output(token: int, asked: list[int] = asked) -> int | None:
+            asked.append(token)
+            return moves(token)
+
+        new = moved(key, value, of_output, lost, keep_lost=True)
+        if asked:
+            # Whatever the output's config says by now: it may have been planned with before.
             setattr(config, key, new)
         for token in lost:
             warnings.append(

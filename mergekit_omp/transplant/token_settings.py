@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import transformers
@@ -83,7 +83,7 @@ def _refuse_misspelt(token: str, held: Mapping[str, int], source: object) -> Non
 def resolve_overrides(
     settings: dict[str, TokenEmbeddingConfig],
     output: Vocabulary,
-    models: list[ModelReference],
+    models: Sequence[ModelReference],
     vocabularies: Vocabularies,
 ) -> list[Override]:
     """Each entry of `tokens:` as a row of a model of the merge.

@@ -19,6 +19,8 @@ class Tying:
 
     tied: bool
     """The input embedding serves as head."""
+    says: bool | None = None
+    """What the output's config has to say of it, where it says something else."""
     repeated: str | None = None
     """A planned head that is the input embedding once more, and need not be written."""
     warnings: tuple[str, ...] = ()
@@ -30,7 +32,7 @@ def tying(
     parts: Collection[Part],
     tensors: Sequence[PlannedTensor],
 ) -> Tying:
-    """Set the config's flag to what the planned tensors are.
+    """What the planned tensors are, whatever the flag in the output's config says.
 
     `parts` are those of the architecture. transformers 5 reads two different matrices as two
     whatever the flag says, and 4.57 drops the head where the flag is set; with neither flag nor
@@ -42,9 +44,9 @@ def tying(
     if not heads:
         if flag or Part.HEAD not in parts or not entries:
             return Tying(True)
-        _set(config, True)
         return Tying(
             True,
+            says=True,
             warnings=(
                 f"{base} says that its head is a matrix of its own (tie_word_embeddings: false), "
                 f"but its checkpoint has none: {entries[0].weight.name} serves as head, and the "
@@ -58,20 +60,13 @@ def tying(
     both = [model for model in head.models if model in entry.models and head.models[model].stored()]
     apart = [m for m in both if not is_tied(config, entry.models[m], head.models[m])]
     if not apart:
-        return Tying(True, head.weight.name)
-    _set(config, False)
+        return Tying(True, repeated=head.weight.name)
     return Tying(
         False,
+        says=False,
         warnings=(
             f"{', '.join(map(str, apart))}: {head.weight.name} is another matrix than "
             f"{entry.weight.name}, though the config says that they are one (tie_word_embeddings: "
             "true). Both are merged and written, and the output says that they are two.",
         ),
     )
-
-
-def _set(config: transformers.PretrainedConfig, tied: bool) -> None:
-    text = config.get_text_config()
-    config.tie_word_embeddings = tied
-    if text is not config and hasattr(text, "tie_word_embeddings"):
-        text.tie_word_embeddings = tied

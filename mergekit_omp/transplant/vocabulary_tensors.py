@@ -29,6 +29,12 @@ class PlannedTensor:
     models: dict[ModelReference, VocabularyTensor]
     """The models that have it, in the order of the merge."""
 
+    @property
+    def permuted(self) -> PermutedVocabulary:
+        """mergekit's task in front of the merge, in whose place the alignment comes."""
+        assert isinstance(self.task.gather_tensors, PermutedVocabulary)
+        return self.task.gather_tensors
+
 
 def vocabulary_tensors_of(
     planned: Sequence[tuple[WeightInfo, Task]],

@@ -142,12 +142,13 @@ class WriteTransplant(Task[None]):
 
     def execute(self, weights: None, **statistics: list[dict[str, Any]]) -> None:
         record = self._complete([statistics[f"statistics_{i}"] for i in range(len(statistics))])
+        assert self.merge.output is not None
         os.makedirs(self.out_path, exist_ok=True)
         row_facts.save(self.out_path, record)
         self.merge.record = record
         for name, content in (
             ("generation_config.json", self.files.generation_config),
-            ("tokenizer_transplant.json", self.merge.shown.of(record)),
+            ("tokenizer_transplant.json", self.merge.output.shown.of(record)),
         ):
             path = os.path.join(self.out_path, name)
             with open(path, "w", encoding="utf-8") as file:

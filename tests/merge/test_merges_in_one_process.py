@@ -51,7 +51,7 @@ def run(tasks: list[Any], executor: type = Executor, **settings: Any) -> dict[st
 def told(tasks: list[Any]) -> dict[str, Any]:
     """The record of a plan that has run, which `run_merge` saves in the end."""
     merge = tasks[-1].merge
-    return json.loads(json.dumps(merge.shown.of(merge.record)))
+    return json.loads(json.dumps(merge.output.shown.of(merge.record)))
 
 
 def saved(out: Path) -> dict[str, Any]:

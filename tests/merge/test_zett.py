@@ -186,11 +186,11 @@ def test_one_pass_serves_all_tensors_of_a_model(folder: Path) -> None:
     with dry_run(config, MergeOptions(quiet=True)) as run:
         tasks = {
             served.predict
-            for aligned in run.transplant.aligned
-            for plan in aligned.task.plans
-            for served in plan.approximated
+            for tensor in run.transplant.tensors
+            for rows in tensor.models
+            for served in rows.plan.approximated
         }
-        assert len(run.transplant.aligned) == 2
+        assert len(run.transplant.tensors) == 2
     assert len(tasks) == 1
 
 

@@ -9,9 +9,16 @@ from typing import Any
 
 import pytest
 import transformers
+from mergekit.architecture import get_architecture_info
+from mergekit.config import MergeConfiguration
+from mergekit.io.tasks import LoaderCache
+from mergekit.merge import _model_out_config
+from mergekit.options import MergeOptions
+from mergekit.plan import MergePlanner
 from merges import swap
 from small_models import save_model
 
+from mergekit_omp.errors import TransplantError
 from mergekit_omp.transplant.token_ids import moved
 
 CHATML = (
@@ -208,3 +215,33 @@ def test_a_chat_template_that_is_none(
     template: str, said: str, base: Any, donor: Path, refusal: Any
 ) -> None:
     assert said in refusal(swap(base({}), donor, "mean", chat_template=template))
+
+
+def test_planning_again_on_one_config_moves_ids_from_where_the_base_has_them(
+    base: Any, donor: Path, ids: dict[str, int], real_tokenizer: Any, tmp_path: Path
+) -> None:
+    image, extra = ids["<|image|>"], ids["<|extra|>"]
+    path = base({}, image_token_index=image, visual_token_ids=[image, extra])
+    options = MergeOptions(quiet=True)
+    first = MergeConfiguration.model_validate(swap(path, donor, "mean"))
+    architecture = get_architecture_info(first, options)
+    LoaderCache().setup(options=options)
+    out_config = _model_out_config(first, architecture)
+    before = out_config.to_dict()
+
+    def plan(source: Path | str, **more: Any) -> dict[str, Any]:
+        config = MergeConfiguration.model_validate(swap(path, source, **more))
+        MergePlanner(config, architecture, options, out_config).plan_to_disk(str(tmp_path / "out"))
+        return out_config.to_dict()
+
+    with pytest.raises(TransplantError, match="lm_head"):
+        plan(donor, parameters={"k": [{"filter": "lm_haed", "value": 8}, {"value": 4}]})
+    assert out_config.to_dict() == before, "a plan that is refused changes nothing"
+    once, again, back = plan(donor), plan(donor), plan("base")
+    assert once == again
+    tokens = real_tokenizer("byte_level")
+    tokens.add_special_tokens({"extra_special_tokens": SHARED})
+    assert once["image_token_index"] == tokens.convert_tokens_to_ids("<|image|>") != image
+    assert once["visual_token_ids"] == tokens.convert_tokens_to_ids(["<|image|>", "<|extra|>"])
+    for key in ("image_token_index", "visual_token_ids", "vocab_size"):
+        assert back[key] == before[key] != once[key]

@@ -1,0 +1,108 @@
+"""The last step of a plan: mergekit's tasks, with ours in front of the merge and behind it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import transformers
+from mergekit.architecture import WeightInfo
+from mergekit.graph import Task
+from mergekit.io.tasks import FinalizeModel
+from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
+
+from mergekit_omp.record.record import transplant_record
+from mergekit_omp.transplant.finite import finite_merge
+from mergekit_omp.transplant.log import MergeLog
+from mergekit_omp.transplant.merge import Merge, MergeOutput
+from mergekit_omp.transplant.other_readers import TokenizerFiles, tokenizer_files
+from mergekit_omp.transplant.output_settings import OutputSettings
+from mergekit_omp.transplant.planning import TensorRows, TransplantPlan
+from mergekit_omp.transplant.tasks import AlignedVocabulary
+from mergekit_omp.transplant.writing import OutputFiles, TensorStatistics, WriteTransplant
+
+
+@dataclass(frozen=True, eq=False)
+class MergeTasks:
+    """What runs."""
+
+    tensors: tuple[tuple[WeightInfo, Task], ...]
+    """Every tensor of the output with the task that makes it, in mergekit's order."""
+    aligned: tuple[AlignedVocabulary, ...]
+    """The tasks among their inputs that align vocabulary tensors, in the order of the plan."""
+
+
+def plan_tasks(plan: TransplantPlan, log: MergeLog) -> MergeTasks:
+    """mergekit's tasks, those of the vocabulary with their alignment before the merge."""
+    aligned = {tensor.planned.weight.name: _aligned(tensor, log) for tensor in plan.tensors}
+    out_dtype = plan.request.config.out_dtype
+    tensors: list[tuple[WeightInfo, Task]] = []
+    for weight, task in plan.weights:
+        if isinstance(task, ExecuteMergeMethodTask):
+            gather = aligned.get(weight.name, task.gather_tensors)
+            task = finite_merge(
+                task, gather_tensors=gather, written_as=weight.force_dtype or out_dtype
+            )
+        tensors.append((weight, task))
+    return MergeTasks(tuple(tensors), tuple(aligned.values()))
+
+
+def write_task(
+    plan: TransplantPlan, tasks: MergeTasks, merge: Merge, out_path: str, weights: FinalizeModel
+) -> WriteTransplant:
+    """The task that writes what the output has beside mergekit's own files, after `weights`.
+
+    From here on `merge` knows what its output will be.
+    """
+    request = plan.request
+    files = tokenizer_files(plan.tokenizer, plan.config.model_type)
+    merge.output = MergeOutput(
+        path=out_path,
+        rows=plan.rows,
+        sources=request.sources,
+        shown=request.shown,
+        finish=functools.partial(_for_every_reader, plan.settings, plan.config, files),
+    )
+    plan.inputs.warnings.add_all(files.warnings)
+    record = transplant_record(
+        merge_method=request.method.spec.name,
+        approximation=request.method.approximation.name,
+        base_model=str(request.base),
+        tokenizer_source=str(request.source),
+        rows=plan.rows,
+        tokens=plan.output.tokens,
+        models=[{"model": str(model), "tensors": plan.entries(model)} for model in request.models],
+        warnings=plan.inputs.warnings.messages,
+    )
+    return WriteTransplant(
+        out_path=out_path,
+        weights=weights,
+        merge=merge,
+        statistics=tuple(TensorStatistics(aligned=task) for task in tasks.aligned),
+        files=OutputFiles(record=record, generation_config=plan.settings.generation_config),
+    )
+
+
+def _aligned(tensor: TensorRows, log: MergeLog) -> AlignedVocabulary:
+    permuted = tensor.planned.permuted
+    return AlignedVocabulary(
+        gather_tensors=permuted.gather_tensors,
+        tokenizer_task=permuted.tokenizer_task,
+        tokens=None,
+        pad_to_multiple_of=None,
+        base_model=permuted.base_model,
+        vocabulary_axis=permuted.vocabulary_axis,
+        plans=tuple(rows.plan for rows in tensor.models),
+        log=log,
+    )
+
+
+def _for_every_reader(
+    settings: OutputSettings,
+    config: transformers.PretrainedConfig,
+    files: TokenizerFiles,
+    out_path: str,
+) -> None:
+    """Once mergekit has written its files: have every reader take them alike."""
+    settings.write(Path(out_path), config, files)
