@@ -6,10 +6,12 @@ name, since donor and base may differ in architecture.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from mergekit.architecture import (
     ConfiguredModelArchitecture,
     WeightInfo,
@@ -20,11 +22,11 @@ from mergekit.architecture.conversion import can_convert_checkpoint_keys
 from mergekit.common import ModelReference, get_auto_cls
 from mergekit.io.tasks import LoaderCache, LoadTensor
 from mergekit.options import MergeOptions
+from torch import Tensor
 from transformers import PretrainedConfig
 
-from mergekit_omp.approximation.anchors import usable_rows
 from mergekit_omp.approximation.base import Part
-from mergekit_omp.approximation.moments import finite_rows
+from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.models.headers import at_hand, header, weights_are_read
 from mergekit_omp.outside.faults import of_library
 
@@ -85,6 +87,8 @@ class StoredRows:
     """Per row: all finite, and not all zero. Planned from headers alone, every row is."""
     finite: np.ndarray
     """Per row: all finite."""
+    digest: bytes | None
+    """SHA-256 of its shape, dtype and numbers; None where it was planned from headers alone."""
 
 
 def read_rows(tensor: VocabularyTensor) -> StoredRows:
@@ -101,17 +105,21 @@ def read_rows(tensor: VocabularyTensor) -> StoredRows:
         matrix = tensor.load_task().execute()
     if matrix is None:
         raise LookupError(tensor.weight.name)
-    matrix = (
-        matrix.movedim(tensor.weight.vocabulary_axis, 0).flatten(1)
-        if matrix.ndim > 1
-        else (matrix.unsqueeze(1))
-    )
-    return StoredRows(
-        count=matrix.shape[0],
-        width=matrix.shape[1],
-        usable=usable_rows(matrix).numpy(force=True),
-        finite=finite_rows(matrix).numpy(force=True),
-    )
+    axis = tensor.weight.vocabulary_axis or 0
+    return _read(matrix.movedim(axis, 0).flatten(1) if matrix.ndim > 1 else matrix.unsqueeze(1))
+
+
+def _read(matrix: Shaped[Tensor, "rows width"]) -> StoredRows:
+    """What there is to know of a matrix, in one pass over its rows."""
+    count, width = matrix.shape
+    usable, finite = np.empty(count, bool), np.empty(count, bool)
+    digest = hashlib.sha256(f"{matrix.dtype} {count} {width} ".encode())
+    for block in chunks(count, 3 * width * matrix.element_size()):
+        rows = matrix[block]
+        finite[block] = torch.isfinite(rows).all(1).numpy(force=True)
+        usable[block] = finite[block] & (rows != 0).any(1).numpy(force=True)
+        digest.update(rows.contiguous().view(torch.uint8).numpy(force=True).data)
+    return StoredRows(count, width, usable, finite, digest.digest())
 
 
 def _rows_of_header(tensor: VocabularyTensor) -> StoredRows:
@@ -120,7 +128,8 @@ def _rows_of_header(tensor: VocabularyTensor) -> StoredRows:
         raise LookupError(tensor.weight.name)
     count = found.shape[tensor.weight.vocabulary_axis] if found.ndim > 1 else len(found)
     every = np.ones(count, bool)
-    return StoredRows(count, found.numel() // max(count, 1), usable=every, finite=every)
+    width = found.numel() // max(count, 1)
+    return StoredRows(count, width, usable=every, finite=every, digest=None)
 
 
 def architecture_of(model: ModelReference, options: MergeOptions) -> ConfiguredModelArchitecture:
@@ -175,14 +184,6 @@ def says_tied(config: PretrainedConfig) -> bool:
         getattr(config, "tie_word_embeddings", False)
         or getattr(config.get_text_config(), "tie_word_embeddings", False)
     )
-
-
-def is_tied(config: PretrainedConfig, entry: VocabularyTensor, head: VocabularyTensor) -> bool:
-    """Whether a model that stores a head reads it from its input embedding all the same."""
-    if not says_tied(config) or not weights_are_read():
-        return says_tied(config)
-    one, other = entry.load_task().execute(), head.load_task().execute()
-    return one is not None and other is not None and torch.equal(one, other)
 
 
 def _output_part(name: str) -> Part:

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 import numpy as np
 from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
+from transformers import PretrainedConfig
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.donors import Donor, load_donor
 from mergekit_omp.models.numbers import check_vocabulary_tensor
-from mergekit_omp.models.tensors import StoredRows, VocabularyTensor, read_rows
+from mergekit_omp.models.tensors import StoredRows, VocabularyTensor, read_rows, says_tied
 from mergekit_omp.models.tokenizers import Vocabularies
 from mergekit_omp.models.union import claim_gained
 from mergekit_omp.vocabulary import Alignment, Kind, Vocabulary, align
@@ -101,6 +102,15 @@ class MergeInputs:
                     f"{tensor.model} has no tensor {tensor.weight.name}."
                 ) from error
         return self._rows[tensor]
+
+    def is_tied(
+        self, config: PretrainedConfig, entry: VocabularyTensor, head: VocabularyTensor
+    ) -> bool:
+        """Whether a model that stores a head reads it from its input embedding all the same.
+
+        Of matrices known by their headers alone its `config` is believed.
+        """
+        return says_tied(config) and self.rows(entry).digest == self.rows(head).digest
 
     def model_rows(self, tensor: VocabularyTensor) -> StoredRows:
         """The same for a model of the merge, some rows of which must be finite."""

@@ -168,7 +168,7 @@ def plan_rows(
     check_widths(request.method.spec.name, tensors, inputs)
     _warn_of_padding(planned, tensors)
     parts = vocabulary_parts(architecture).values()
-    head = tying(planned.config, request.base, parts, tensors)
+    head = tying(planned.config, request.base, parts, tensors, inputs)
     warnings.add_all(head.warnings)
     tensors = [tensor for tensor in tensors if tensor.weight.name != head.repeated]
     rows = _rows(planned, tensors, head.tied, log)

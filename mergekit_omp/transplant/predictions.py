@@ -26,7 +26,6 @@ from mergekit_omp.models.tensors import (
     PER_LAYER,
     VocabularyTensor,
     architecture_of,
-    is_tied,
     vocabulary_tensors,
 )
 from mergekit_omp.transplant.inputs import MergeInputs
@@ -190,7 +189,7 @@ class Predictions:
                 found[Part.INPUT] = found.pop(Part.HEAD)
             head = found.get(Part.HEAD)
             config = model.config(trust_remote_code=options.trust_remote_code)
-            if head is not None and is_tied(config, found[Part.INPUT], head):
+            if head is not None and self._inputs.is_tied(config, found[Part.INPUT], head):
                 del found[Part.HEAD]
             self._matrices[model] = found
         return self._matrices[model]

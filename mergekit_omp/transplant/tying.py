@@ -9,7 +9,8 @@ import transformers
 from mergekit.common import ModelReference
 
 from mergekit_omp.approximation.base import Part
-from mergekit_omp.models.tensors import is_tied, says_tied
+from mergekit_omp.models.tensors import says_tied
+from mergekit_omp.transplant.inputs import MergeInputs
 from mergekit_omp.transplant.vocabulary_tensors import PlannedTensor
 
 
@@ -31,6 +32,7 @@ def tying(
     base: ModelReference,
     parts: Collection[Part],
     tensors: Sequence[PlannedTensor],
+    inputs: MergeInputs,
 ) -> Tying:
     """What the planned tensors are, whatever the flag in the output's config says.
 
@@ -58,7 +60,7 @@ def tying(
         return Tying(False)
     entry = entries[0]
     both = [model for model in head.models if model in entry.models and head.models[model].stored()]
-    apart = [m for m in both if not is_tied(config, entry.models[m], head.models[m])]
+    apart = [m for m in both if not inputs.is_tied(config, entry.models[m], head.models[m])]
     if not apart:
         return Tying(True, repeated=head.weight.name)
     return Tying(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,16 @@ from typing import Any
 import peft
 import pytest
 import torch
+from mergekit.config import MergeConfiguration
+from mergekit.io import LazyTensorLoader
+from mergekit.options import MergeOptions
 from merges import record, swap
 from readers import OlderTransformers, read
 from safetensors.torch import load_file, save_file
 from small_models import save_model
 from transformers import AutoModelForCausalLM
+
+from mergekit_omp.plugin.rehearsal import dry_run
 
 ENTRY, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LAYERS = {"layers": 1, "hidden": 16}
@@ -77,6 +83,26 @@ def test_one_matrix_that_is_stored_twice(
     out = merge(swap(edited("sentencepiece_bpe", flag=True, head=0.0), donor, "omp"))
     assert written(out) == ({ENTRY}, True)
     assert_alike(out, older)
+
+
+def test_planning_reads_each_matrix_once(
+    edited: Any, donor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[tuple[str, str]] = Counter()
+    original = LazyTensorLoader.get_tensor
+
+    def get_tensor(self: LazyTensorLoader, key: str, *args: Any, **kwargs: Any) -> Any:
+        read[self.index.base_path, key] += 1
+        return original(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(LazyTensorLoader, "get_tensor", get_tensor)
+    base = edited("sentencepiece_bpe", flag=True, head=0.0)
+    config = MergeConfiguration.model_validate(swap(base, donor, "omp"))
+    with dry_run(config, MergeOptions(quiet=True)) as run:
+        assert run is not None
+        assert [tensor.planned.weight.name for tensor in run.transplant.tensors] == [ENTRY]
+    assert {(str(base), ENTRY), (str(base), HEAD)} < read.keys()
+    assert set(read.values()) == {1}
 
 
 def test_no_head_under_a_flag_that_says_two(
