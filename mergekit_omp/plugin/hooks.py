@@ -107,7 +107,6 @@ def _wrap_referenced_models() -> None:
 
 
 def _wrap_planner() -> None:
-    from mergekit.io.tasks import FinalizeModel
     from mergekit.plan import MergePlanner
 
     from mergekit_omp.outside.faults import of_library
@@ -123,7 +122,7 @@ def _wrap_planner() -> None:
     from mergekit_omp.transplant.planning import plan_output, plan_rows
     from mergekit_omp.transplant.request import read_request
     from mergekit_omp.transplant.staging import destination
-    from mergekit_omp.transplant.task_planning import plan_tasks, write_task
+    from mergekit_omp.transplant.task_planning import plan_record, plan_tasks
     from mergekit_omp.transplant.tasks import TensorInMemory
 
     original_init = MergePlanner.__init__
@@ -181,14 +180,14 @@ def _wrap_planner() -> None:
         with state.merge.log.scope():
             check_out_path(destination(out_path), state.output.request.sources)
             tasks = original_to_disk(self, out_path)
-            weights = next(task for task in tasks if isinstance(task, FinalizeModel))
-            write = write_task(state.plan, state.tasks, state.merge, out_path, weights)
-            for fact in planned_facts(write.files.record, write.files.generation_config):
+            record = plan_record(state.plan, state.tasks, state.merge, out_path)
+            ids = state.plan.settings.generation_config
+            for fact in planned_facts(record.planned.content, ids):
                 LOG.info("%s", fact)
             hand_over(state.plan.config, state.out_config)
             begin(out_path)
         let_go(self)
-        return [*tasks, write]
+        return [*tasks, record]
 
     @functools.wraps(original_in_memory)
     def plan_in_memory(self: Any) -> Any:
@@ -304,8 +303,8 @@ def _wrap_last_step(merge: Any) -> None:
         merges.end()
         if ours is None or ours.record is None or ours.output is None:
             return
-        ours.output.finish(out_path)
-        save_record(out_path, ours.output.shown.of(ours.record))
+        ours.output.write_settings(out_path)
+        save_record(out_path, ours.output.shown.of(ours.record), ours.row_facts)
         if not options.quiet:
             click.echo(summary(ours.record, destination(out_path)), err=True)
 

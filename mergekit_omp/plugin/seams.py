@@ -91,7 +91,6 @@ PLAN = (
     Seam("mergekit.tokenizer", "BuildTokenizer", ("base_model", "referenced_models", "tokenizer_source", "add_tokens", "trust_remote_code")),
     Seam("mergekit.tokenizer", "PermutedVocabulary", ("gather_tensors", "tokenizer_task", "tokens", "pad_to_multiple_of", "base_model", "vocabulary_axis")),
     Seam("mergekit.tokenizer", "TokenizerInfo", ("tokenizer", "permutations", "original_vocabs")),
-    Seam("mergekit.io.tasks", "FinalizeModel"),
     Seam("mergekit.io.tasks", "GatherTensors", ("weight_info", "dtype", "device")),
     Seam("mergekit.io.tasks", "LoaderCache.get", ("self", "model")),
     Seam("mergekit.io.tasks", "LoaderCache.loaders"),

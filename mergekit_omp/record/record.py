@@ -6,7 +6,11 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Mapping
 from typing import Any
+
+from mergekit_omp.record import row_facts
+from mergekit_omp.record.row_facts import RowFacts
 
 FORMAT = 1
 FILE_NAME = "tokenizer_transplant.json"
@@ -40,10 +44,15 @@ def transplant_record(
     }
 
 
-def save_record(folder: str, record: dict[str, Any]) -> None:
-    """Write the record into `folder`, with the names of all files there: they are of this merge."""
-    record["files"] = sorted({*os.listdir(folder), FILE_NAME})
-    path = os.path.join(folder, FILE_NAME)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(record, file, indent=2, ensure_ascii=False, sort_keys=False)
-        file.write("\n")
+def save_record(
+    folder: str, record: dict[str, Any], facts: Mapping[tuple[int, int], RowFacts]
+) -> None:
+    """Write the record and the facts on rows into `folder`, when all else is there.
+
+    The record has the names of all files in `folder`: they are of this merge.
+    """
+    row_facts.save(folder, facts)
+    files = sorted({*os.listdir(folder), FILE_NAME})
+    text = json.dumps({**record, "files": files}, indent=2, ensure_ascii=False)
+    with open(os.path.join(folder, FILE_NAME), "w", encoding="utf-8") as file:
+        file.write(text + "\n")

@@ -6,7 +6,7 @@ kept apart from `tokenizer_transplant.json`, which stays short enough to read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -18,8 +18,6 @@ from jaxtyping import Float32, Int, Int8
 from mergekit_omp.outside.archives import read_arrays
 
 FILE_NAME = "tokenizer_transplant.npz"
-KEY = "rows"
-"""The key under which a tensor's entry holds its facts until they are saved."""
 
 
 class Origin(IntEnum):
@@ -60,18 +58,12 @@ class RowFacts:
         return cls(origin, np.full(rows, np.nan, dtype=np.float32))
 
 
-def save(folder: str, record: dict[str, Any]) -> None:
-    """Moves the facts out of a record, where the tensors' entries hold them; the same bytes always.
-
-    An entry is known by the numbers of its model and of itself in the record.
-    """
+def save(folder: str, facts: Mapping[tuple[int, int], RowFacts]) -> None:
+    """Write the file; `facts` by the numbers of model and tensor in the record. Same facts, same bytes."""
     arrays: dict[str, Any] = {}
-    for m, model in enumerate(record["models"]):
-        for t, entry in enumerate(model["tensors"]):
-            facts = entry.pop(KEY, None)
-            if facts is not None:
-                arrays[f"origin.{m}.{t}"] = facts.origin
-                arrays[f"relative_residual.{m}.{t}"] = facts.relative_residual
+    for (m, t), of_tensor in facts.items():
+        arrays[f"origin.{m}.{t}"] = of_tensor.origin
+        arrays[f"relative_residual.{m}.{t}"] = of_tensor.relative_residual
     np.savez_compressed(Path(folder) / FILE_NAME, **arrays)
 
 

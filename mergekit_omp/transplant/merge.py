@@ -9,11 +9,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mergekit.common import ModelReference
 
+from mergekit_omp.record.row_facts import RowFacts
 from mergekit_omp.record.shown_names import ShownNames
 from mergekit_omp.transplant.log import MergeLog
 
@@ -30,8 +31,8 @@ class MergeOutput:
     """The base, the donor and the other models, as the card lists them."""
     shown: ShownNames
     """How record and card name models."""
-    finish: Callable[[str], None]
-    """What is left to do in the output directory after mergekit's last step."""
+    write_settings: Callable[[str], None]
+    """Writes the settings beside the weights into the directory, once mergekit has written all."""
 
 
 @dataclass(eq=False)
@@ -43,6 +44,8 @@ class Merge:
     """Once it is planned to be written; None for a merge in memory."""
     record: dict[str, Any] | None = None
     """`tokenizer_transplant.json`, once the graph has run."""
+    row_facts: dict[tuple[int, int], RowFacts] = field(default_factory=dict)
+    """What is known of each row then, by the numbers of its model and tensor in the record."""
 
 
 _current: ContextVar[weakref.ref[Merge] | None] = ContextVar("current_merge", default=None)

@@ -47,10 +47,11 @@ class OutputSettings:
     def write(
         self, folder: Path, config: transformers.PretrainedConfig, files: TokenizerFiles
     ) -> None:
-        """Finish what mergekit has written, so that every reader takes it alike."""
+        """Finish what mergekit has written into `folder`, so that every reader takes it alike."""
         write_tokenizer_files(folder, files)
         write_older_config(folder, config, self.base_config)
-        for name, content in self.processors.items():
+        whole = {"generation_config.json": self.generation_config, **self.processors}
+        for name, content in whole.items():
             text = json.dumps(content, indent=2, ensure_ascii=False)
             (folder / name).write_text(text + "\n", encoding="utf-8")
         if files.settings is not None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import transformers
 from mergekit.architecture import WeightInfo
 from mergekit.graph import Task
-from mergekit.io.tasks import FinalizeModel
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 
 from mergekit_omp.record.record import transplant_record
+from mergekit_omp.transplant.completing import CompleteRecord, PlannedRecord, TensorStatistics
 from mergekit_omp.transplant.finite import finite_merge
 from mergekit_omp.transplant.log import MergeLog
 from mergekit_omp.transplant.merge import Merge, MergeOutput
@@ -20,7 +20,6 @@ from mergekit_omp.transplant.other_readers import TokenizerFiles, tokenizer_file
 from mergekit_omp.transplant.output_settings import OutputSettings
 from mergekit_omp.transplant.planning import TensorRows, TransplantPlan
 from mergekit_omp.transplant.tasks import AlignedVocabulary
-from mergekit_omp.transplant.writing import OutputFiles, TensorStatistics, WriteTransplant
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +47,12 @@ def plan_tasks(plan: TransplantPlan, log: MergeLog) -> MergeTasks:
     return MergeTasks(tuple(tensors), tuple(aligned.values()))
 
 
-def write_task(
-    plan: TransplantPlan, tasks: MergeTasks, merge: Merge, out_path: str, weights: FinalizeModel
-) -> WriteTransplant:
-    """The task that writes what the output has beside mergekit's own files, after `weights`.
+def plan_record(
+    plan: TransplantPlan, tasks: MergeTasks, merge: Merge, out_path: str
+) -> CompleteRecord:
+    """The task that completes the record of what `tasks` will have done.
 
-    From here on `merge` knows what its output will be.
+    From here on `merge` knows what its output in `out_path` will be.
     """
     request = plan.request
     files = tokenizer_files(plan.tokenizer, plan.config.model_type)
@@ -62,7 +61,7 @@ def write_task(
         rows=plan.rows,
         sources=request.sources,
         shown=request.shown,
-        finish=functools.partial(_for_every_reader, plan.settings, plan.config, files),
+        write_settings=functools.partial(_write_settings, plan.settings, plan.config, files),
     )
     plan.inputs.warnings.add_all(files.warnings)
     record = transplant_record(
@@ -75,12 +74,10 @@ def write_task(
         models=[{"model": str(model), "tensors": plan.entries(model)} for model in request.models],
         warnings=plan.inputs.warnings.messages,
     )
-    return WriteTransplant(
-        out_path=out_path,
-        weights=weights,
+    return CompleteRecord(
         merge=merge,
         statistics=tuple(TensorStatistics(aligned=task) for task in tasks.aligned),
-        files=OutputFiles(record=record, generation_config=plan.settings.generation_config),
+        planned=PlannedRecord(record),
     )
 
 
@@ -98,11 +95,10 @@ def _aligned(tensor: TensorRows, log: MergeLog) -> AlignedVocabulary:
     )
 
 
-def _for_every_reader(
+def _write_settings(
     settings: OutputSettings,
     config: transformers.PretrainedConfig,
     files: TokenizerFiles,
     out_path: str,
 ) -> None:
-    """Once mergekit has written its files: have every reader take them alike."""
     settings.write(Path(out_path), config, files)

@@ -1,9 +1,7 @@
-"""The last graph tasks: what came out of each tensor, and the files beside mergekit's own."""
+"""The last graph tasks: what came out of each tensor, and the record that it completes."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +10,25 @@ import numpy as np
 import torch
 from mergekit.common import ModelReference
 from mergekit.graph import Task
-from mergekit.io.tasks import FinalizeModel
 from torch import Tensor
 
 from mergekit_omp.pursuit import Code
-from mergekit_omp.record import row_facts
 from mergekit_omp.record.id_ranges import written
+from mergekit_omp.record.row_facts import RowFacts
 from mergekit_omp.transplant.merge import Merge
 from mergekit_omp.transplant.row_plan import HOLDS_PLANS, EncodeMissing, vocabulary_first
 from mergekit_omp.transplant.tasks import AlignedVocabulary, InputKey
 
 _ROWS_AT_ONCE = 8192
+_FACTS = "facts"
+"""The key of a tensor's `RowFacts` among its statistics."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRecord:
+    """`tokenizer_transplant.json`, without what only the run can tell."""
+
+    content: dict[str, Any]
 
 
 class TensorStatistics(Task[list[dict[str, Any]]]):
@@ -62,7 +68,7 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                 }
             }
             relative, support = [], []
-            facts = row_facts.RowFacts.of(
+            facts = RowFacts.of(
                 plan.rows, plan.copied_to, filled, plan.without_donor_row, plan.overrides
             )
             for j, served in enumerate(plan.approximated):
@@ -81,7 +87,7 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                 # Of the donor that serves most rows, where there are several.
                 most = max(plan.approximated, key=lambda served: len(served.rows))
                 statistics["in_force"] = most.in_force
-            statistics[row_facts.KEY] = facts
+            statistics[_FACTS] = facts
             if relative:
                 statistics["relative_residual"] = _summary(torch.cat(relative))
             if support:
@@ -112,74 +118,55 @@ def _summary(values: Tensor) -> dict[str, float] | None:
     return {name: float(f"{value:.6g}") for name, value in figures.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class OutputFiles:
-    """What the output directory gains beside mergekit's own files."""
-
-    record: dict[str, Any]
-    """`tokenizer_transplant.json`, without what only the run can tell."""
-    generation_config: dict[str, Any]
-
-
-class WriteTransplant(Task[None]):
-    """Write `generation_config.json` and `tokenizer_transplant.json`."""
+class CompleteRecord(Task[None]):
+    """Give the merge its record: what was planned, and what only the run could tell."""
 
     model_config = HOLDS_PLANS
 
-    out_path: str
     merge: Merge
     statistics: tuple[TensorStatistics, ...]
-    files: OutputFiles
-    weights: FinalizeModel
-    """What comes first: the record is of a merge whose weights are written."""
+    planned: PlannedRecord
 
     def arguments(self) -> dict[str, Task]:
-        statistics = {f"statistics_{i}": task for i, task in enumerate(self.statistics)}
-        return {"weights": self.weights, **statistics}
+        return {f"statistics_{i}": task for i, task in enumerate(self.statistics)}
 
     def main_thread_only(self) -> bool:
         return True
 
-    def execute(self, weights: None, **statistics: list[dict[str, Any]]) -> None:
-        record = self._complete([statistics[f"statistics_{i}"] for i in range(len(statistics))])
-        assert self.merge.output is not None
-        os.makedirs(self.out_path, exist_ok=True)
-        row_facts.save(self.out_path, record)
-        self.merge.record = record
-        for name, content in (
-            ("generation_config.json", self.files.generation_config),
-            ("tokenizer_transplant.json", self.merge.output.shown.of(record)),
-        ):
-            path = os.path.join(self.out_path, name)
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2, ensure_ascii=False, sort_keys=False)
-                file.write("\n")
-
-    def _complete(self, statistics: list[list[dict[str, Any]]]) -> dict[str, Any]:
-        """The record of the plan, with what only the run could tell: `statistics` of each tensor."""
+    def execute(self, **statistics: list[dict[str, Any]]) -> None:
         measured: dict[str, list[dict[str, Any]]] = defaultdict(list)
         new_rows: dict[str, list[np.ndarray]] = defaultdict(list)
-        for task, found in zip(self.statistics, statistics, strict=True):
-            for plan, of_model in zip(task.aligned.plans, found, strict=True):
+        for i, task in enumerate(self.statistics):
+            for plan, of_model in zip(
+                task.aligned.plans, statistics[f"statistics_{i}"], strict=True
+            ):
                 name = str(plan.model)
                 measured[name].append(of_model)
                 new_rows[name] += [served.rows for served in plan.approximated]
                 new_rows[name].append(plan.without_donor_row)
-        planned = self.files.record
+        planned = self.planned.content
+        facts: dict[tuple[int, int], RowFacts] = {}
         models = []
-        for model in planned["models"]:
+        for m, model in enumerate(planned["models"]):
             name = model["model"]
-            told = zip(model["tensors"], measured[name], strict=True)
-            complete = {**model, "tensors": [_with_measured(*both) for both in told]}
+            tensors = []
+            for t, (entry, of_model) in enumerate(
+                zip(model["tensors"], measured[name], strict=True)
+            ):
+                tensors.append(_with_measured(entry, of_model))
+                if _FACTS in of_model:
+                    facts[m, t] = of_model[_FACTS]
+            complete = {**model, "tensors": tensors}
             if new_rows[name]:
                 complete["approximated_ids"] = written(np.concatenate(new_rows[name]))
             models.append(complete)
-        warnings = [*planned["warnings"], *self.merge.log.run_warnings()]
-        return {**planned, "models": models, "warnings": list(dict.fromkeys(warnings))}
+        warnings = list(dict.fromkeys([*planned["warnings"], *self.merge.log.run_warnings()]))
+        self.merge.record = {**planned, "models": models, "warnings": warnings}
+        self.merge.row_facts = facts
 
 
 def _with_measured(planned: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     """A tensor's entry, with the parameters' values in force in place of those written."""
     in_force = {**planned["parameters"], **measured.get("in_force", {})}
-    rest = {key: value for key, value in measured.items() if key != "in_force"}
+    rest = {key: value for key, value in measured.items() if key not in ("in_force", _FACTS)}
     return {**planned, "parameters": in_force, **rest}
