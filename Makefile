@@ -32,9 +32,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Threads that wait in a loop are slow where cores are shared.
+# Two processes, a file of tests whole in one of them. Threads that wait in a loop are slow where
+# cores are shared.
 test: lint $(READERS)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The solver as on a processor with none of the instructions that it has fast ways for.
 lesser: export NUMBA_CPU_NAME = generic
@@ -42,7 +43,7 @@ lesser: export NUMBA_CPU_FEATURES =
 lesser: export ATEN_CPU_CAPABILITY = default
 lesser: export MERGEKIT_OMP_INSTRUCTIONS =
 lesser: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests/pursuit
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile tests/pursuit
 
 # The site, in site/: open site/index.html. A broken link or anchor is an error.
 docs: $(READY)

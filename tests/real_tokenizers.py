@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
 from sentencepiece import SentencePieceProcessor
 from tokenizers import (
     AddedToken,
@@ -396,10 +397,11 @@ def directory(name: str, cache: Path) -> Path:
     """
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     folder = cache / f"{name}-{version}"
-    if not folder.exists():
-        draft = cache / f"{name}-{version}-{os.getpid()}"
-        (PUBLISHED | TRAINED)[name]().save_pretrained(draft)
-        draft.rename(folder)
+    with FileLock(cache / f"{name}-{version}.lock"):  # two processes run the suite
+        if not folder.exists():
+            draft = cache / f"{name}-{version}-{os.getpid()}"
+            (PUBLISHED | TRAINED)[name]().save_pretrained(draft)
+            draft.rename(folder)
     return folder
 
 

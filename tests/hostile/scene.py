@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 
 @dataclass
@@ -116,8 +117,13 @@ def make_world(cache: Path) -> Path:
     makers = (Path(__file__), tests / "real_tokenizers.py", tests / "small_models.py")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in makers)).hexdigest()[:12]
     folder = cache / version
-    if folder.exists():
-        return folder
+    with FileLock(cache / "making.lock"):
+        if not folder.exists():
+            make_models(folder)
+    return folder
+
+
+def make_models(folder: Path) -> None:
     import real_tokenizers
     from small_models import save_model
 
@@ -127,11 +133,10 @@ def make_world(cache: Path) -> Path:
         "wordpiece": real_tokenizers.wordpiece,
         "unigram": real_tokenizers.unigram,
     }
-    draft = cache / f"{version}-{os.getpid()}"
+    draft = folder.with_name(f"{folder.name}-{os.getpid()}")
     for seed, (name, tokenizer) in enumerate(made.items()):
         save_model(draft / name, tokenizer(500), hidden=16, layers=1, seed=seed)
     draft.rename(folder)
-    return folder
 
 
 # What cases change: each of these makes an edit.
