@@ -11,6 +11,7 @@ import mergekit_omp
 from mergekit_omp import autoload
 from mergekit_omp.commands.demo import demo
 from mergekit_omp.commands.evaluate import evaluate
+from mergekit_omp.commands.grow import grow
 from mergekit_omp.commands.inspect import inspect
 from mergekit_omp.commands.report import report
 from mergekit_omp.commands.swap import swap
@@ -36,6 +37,7 @@ def main(context: click.Context) -> None:
 
 main.add_command(demo)
 main.add_command(evaluate)
+main.add_command(grow)
 main.add_command(inspect)
 main.add_command(report)
 main.add_command(swap)

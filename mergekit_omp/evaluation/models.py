@@ -19,6 +19,7 @@ from transformers import (
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.evaluation.scoring import positions
+from mergekit_omp.growth import register
 from mergekit_omp.models.configs import check_layers, read_config
 from mergekit_omp.models.tokenizer_files import open_tokenizer
 from mergekit_omp.models.weight_files import check_weights
@@ -28,6 +29,9 @@ from mergekit_omp.record.id_ranges import read
 from mergekit_omp.record.reading import record_beside
 from mergekit_omp.record.record import FILE_NAME
 from mergekit_omp.transplant.config import models_in_order
+
+# So that models which were grown are read without remote code.
+register()
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

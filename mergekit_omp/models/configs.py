@@ -23,6 +23,9 @@ _MOST = {
 }
 """Beyond the sizes of models: a damaged number would be planned layer by layer, row by row."""
 
+GROWN = "over_encoded"
+"""The type of models that have tables of n-grams in front (`mergekit_omp.growth`)."""
+
 
 def check_path(path: ModelPath, what: str) -> None:
     """Refuse a path that leads nowhere, with the directory that was meant where one is near."""
@@ -47,6 +50,12 @@ def check_layers(config: PretrainedConfig, tensors: Collection[str], name: str) 
             f"The config.json of {name} gives num_hidden_layers as {layers}, and its weights hold "
             f"{len(tensors)} tensors. Put the model's own config.json there, or name another model."
         )
+
+
+def is_grown(folder: str | os.PathLike[str]) -> bool:
+    """Whether a model on disk is one that `mergekit-omp grow` wrote, by its config.json alone."""
+    file = Path(folder) / "config.json"
+    return file.is_file() and read_json(file, dict).get("model_type") == GROWN
 
 
 def read_config(model: ModelReference, *, trust_remote_code: bool = False) -> PretrainedConfig:

@@ -21,7 +21,7 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.models.configs import check_layers, check_path, read_config
+from mergekit_omp.models.configs import check_layers, check_path, is_grown, read_config
 from mergekit_omp.models.headers import weights_are_read
 from mergekit_omp.models.weight_files import check_weights
 from mergekit_omp.outside.faults import of_library
@@ -83,6 +83,11 @@ def check_inputs(config: MergeConfiguration, options: MergeOptions) -> None:
         if dtype is not None and not dtype.is_floating_point:
             raise TransplantError(f"{what}. {remedy}")
     for model in models_in_order(config):
+        if is_grown(model.model.path):
+            raise TransplantError(
+                f"{model} was grown: it has tables for the n-grams of its own tokenizer, which mean "
+                "nothing in another. Merge the model that it was grown from, and grow the output."
+            )
         found = read_config(model, trust_remote_code=options.trust_remote_code)
         if os.path.exists(model.model.path):
             tensors = check_weights(model.model.path, "The model")

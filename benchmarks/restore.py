@@ -1,0 +1,142 @@
+"""Rows of lost tokens given back after a swap: `python -m benchmarks.restore --out DIR`.
+
+The models and texts of `python -m benchmarks.quality` (trained once; the same cache). Each base
+gets each donor's tokenizer by `kriging`, and then `mergekit-omp grow --restore` gives back the
+base's rows: in the place of the last piece's row, added to it, or half of each. Prints bits per
+byte with 95% intervals by bootstrap over documents, arithmetic apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+import transformers
+
+import mergekit_omp.growth  # noqa: F401  so that grown models load
+from benchmarks.quality.cache import default_cache_dir
+from benchmarks.quality.corpus import Document, read_texts
+from benchmarks.quality.merging import merge
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.models import make_models
+from benchmarks.quality.plans import SMALL
+from benchmarks.quality.scoring import score
+from benchmarks.quality.statistics import resampled
+from mergekit_omp.growth.grow import plan, write
+from mergekit_omp.growth.restore import RestoreSettings
+
+WAYS = {"replaced": (1.0, 0.0), "half": (0.5, 0.5), "added": (1.0, 1.0)}
+"""By name: how much of the base's row, and of the piece's own."""
+
+
+def measure(
+    base: Path, donor: Path, documents: Sequence[Document], scratch: Path
+) -> dict[str, Any]:
+    """Bits of each document for the base, the swap, and each way of giving rows back."""
+    texts = [document.text for document in documents]
+    kriging = next(method for method in METHODS if method.label == "kriging")
+    swapped = scratch / "swapped"
+    merge(kriging, base, donor, swapped)
+    bits = {"own tokenizer": _bits(base, texts), "swapped": _bits(swapped, texts)}
+    found: dict[str, Any] = {"bits": bits}
+    for way, (share, own) in WAYS.items():
+        growth = plan(str(swapped), None, RestoreSettings(str(base), share, own, texts))
+        write(growth, str(scratch / way), progress=False, told=lambda line: None)
+        bits[way] = _bits(scratch / way, texts)
+        found |= {"tokens": growth.entry["exact"]["entries"], "hit": growth.hit}
+    return found
+
+
+def _bits(path: Path, texts: Sequence[str]) -> list[float]:
+    return [document.bits for document in score(path, texts)]
+
+
+def report(pairs: Mapping[str, dict[str, Any]], documents: Sequence[Document]) -> str:
+    """A table over all text, and one over arithmetic."""
+    lines: list[str] = []
+    for title, kinds in (("All text", None), ("Arithmetic", ("arithmetic",))):
+        lines += [
+            f"**{title}**",
+            "",
+            "| | tokens | positions | own tokenizer | swapped | replaced | half | added "
+            "| won by replacing | of the loss |",
+            "|---|" + "---:|" * 9,
+        ]
+        chosen = [i for i, d in enumerate(documents) if kinds is None or d.kind in kinds]
+        draws = resampled([documents[i].kind for i in chosen])
+        sizes = draws @ np.array([len(documents[i].text.encode()) for i in chosen], dtype=float)
+        for name, found in pairs.items():
+            rate = {
+                way: draws @ np.array([bits[i] for i in chosen]) / sizes
+                for way, bits in found["bits"].items()
+            }
+            won = rate["swapped"] - rate["replaced"]
+            loss = rate["swapped"] - rate["own tokenizer"]
+            cells = [f"{rate[way][0]:.3f}" for way in ("own tokenizer", "swapped", *WAYS)]
+            lines.append(
+                f"| {name} | {found['tokens']} | {found['hit']:.1%} | {' | '.join(cells)} | "
+                f"{_interval(won, '.3f')} | {_interval(won / loss, '.0%')} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _interval(values: np.ndarray, spelt: str) -> str:
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    return f"{values[0]:{spelt}} [{low:{spelt}}, {high:{spelt}}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.restore",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where results are written")
+    parser.add_argument("--corpus", type=Path, help="a folder of .txt files: more text")
+    parser.add_argument("--cache", type=Path, help="where trained models are kept")
+    parser.add_argument("--pairs", nargs="+", metavar="BASE:DONOR", help="such as X:Z")
+    arguments = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    wanted = arguments.pairs or [f"{pair.base}:{pair.donor}" for pair in SMALL.pairs]
+    names = {name for pair in wanted for name in pair.split(":")}
+    texts = read_texts(
+        arguments.corpus, SMALL.corpus, SMALL.held_out_bytes, SMALL.document_characters
+    )
+    specs = [spec for spec in SMALL.models if spec.name in names]
+    models = make_models(
+        specs,
+        [texts.mixed(spec.shares) for spec in specs],
+        arguments.cache or default_cache_dir(),
+        progress=True,
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    kept = arguments.out / "restore.json"
+    pairs: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    for pair in wanted:
+        base, donor = pair.split(":")
+        name = f"{base} <- {donor}"
+        if name not in pairs:
+            with tempfile.TemporaryDirectory() as scratch:
+                pairs[name] = measure(models[base], models[donor], texts.held_out, Path(scratch))
+            kept.write_text(json.dumps(pairs, indent=1), encoding="utf-8")
+        print(name, file=sys.stderr, flush=True)
+    text = report(pairs, texts.held_out)
+    (arguments.out / "restore.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
