@@ -94,6 +94,18 @@ def olmo2(cache: Path, base: Path) -> Path:
     return entry
 
 
+def grown(source: Path, path: Path, arm: str) -> Path:
+    """The model of an arm, of a seed by the last part of its name; the source itself is one."""
+    settings = ARMS[arm]
+    if settings is None:
+        return source
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        growth = plan(str(source), replace(settings, seed=int(path.name.rpartition("-")[2])))
+        write(growth, str(path), progress=False, told=lambda line: None)
+    return path
+
+
 def streams(base: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """The ids of the text to train on, and of the text that is held out."""
     corpus = standard_library_corpus(DEMO.corpus)
@@ -247,28 +259,28 @@ def main() -> None:
     sources = {"demo": base}
     if "olmo2" in arguments.shapes:
         sources["olmo2"] = olmo2(cache, base)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     further = Further(steps=arguments.steps)
-    jobs = []
+    kept = arguments.out / "runs"
+    kept.mkdir(parents=True, exist_ok=True)
+    wanted = [
+        (kept / f"{shape}-{arm}-{seed}-{further.steps}.json", shape, arm, seed)
+        for seed in range(arguments.seeds)
+        for shape in arguments.shapes
+        for arm in ARMS
+    ]
+    # A run that is there is not made again: a benchmark that was stopped goes on.
+    todo = [each for each in wanted if not each[0].exists()]
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-        for seed in range(arguments.seeds):
-            for shape in arguments.shapes:
-                for arm, settings in ARMS.items():
-                    path = sources[shape]
-                    if settings is not None:
-                        path = arguments.out / "models" / f"{shape}-{arm}-{seed}"
-                        if not path.exists():
-                            path.parent.mkdir(exist_ok=True)
-                            growth = plan(str(sources[shape]), replace(settings, seed=seed))
-                            write(growth, str(path), progress=False, told=lambda line: None)
-                    jobs.append(
-                        pool.submit(train, path, shape, arm, replace(further, seed=seed), base)
-                    )
-        runs = []
-        for job in jobs:
+        jobs = []
+        for entry, shape, arm, seed in todo:
+            path = grown(sources[shape], arguments.out / "models" / f"{shape}-{arm}-{seed}", arm)
+            settings = replace(further, seed=seed)
+            jobs.append((entry, pool.submit(train, path, shape, arm, settings, base)))
+        for entry, job in jobs:
             run = job.result()
-            runs.append(run)
+            entry.write_text(json.dumps(asdict(run)), encoding="utf-8")
             print(f"{run.shape}, {run.arm}, seed {run.seed}: {run.losses[-1]:.4f}", flush=True)
+    runs = [Run(**json.loads(entry.read_text())) for entry, *_ in wanted]
     shown = list(range(0, further.steps + 1, further.steps // 4))
     text = report(runs, shown)
     content = {"further": asdict(further), "runs": [asdict(run) for run in runs]}

@@ -2,7 +2,8 @@
 
 The models and texts of `python -m benchmarks.quality` (trained once; the same cache). Each base
 gets each donor's tokenizer by `kriging`, and then `mergekit-omp grow --restore` gives back the
-base's rows: in the place of the last piece's row, added to it, or half of each. Prints bits per
+base's rows: in the place of the last piece's row, added to it, or half of each. `bound` is what no
+table can do better: rows that the base's own tokenizer chooses on the text so far. Prints bits per
 byte with 95% intervals by bootstrap over documents, arithmetic apart.
 """
 
@@ -14,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
+from transformers import AutoTokenizer
 
 import mergekit_omp.growth  # noqa: F401  so that grown models load
 from benchmarks.quality.cache import default_cache_dir
@@ -33,8 +36,11 @@ from benchmarks.quality.models import make_models
 from benchmarks.quality.plans import SMALL
 from benchmarks.quality.scoring import score
 from benchmarks.quality.statistics import resampled
-from mergekit_omp.growth.grow import plan, write
-from mergekit_omp.growth.restore import RestoreSettings
+from mergekit_omp.growth.grow import Growth, plan, write
+from mergekit_omp.growth.over_encoding import ExactRows
+from mergekit_omp.growth.restore import LONGEST, Restored, RestoreSettings, read_rows
+from mergekit_omp.growth.source import open_source
+from mergekit_omp.vocabulary import Vocabulary
 
 WAYS = {"replaced": (1.0, 0.0), "half": (0.5, 0.5), "added": (1.0, 1.0)}
 """By name: how much of the base's row, and of the piece's own."""
@@ -55,7 +61,39 @@ def measure(
         write(growth, str(scratch / way), progress=False, told=lambda line: None)
         bits[way] = _bits(scratch / way, texts)
         found |= {"tokens": growth.entry["exact"]["entries"], "hit": growth.hit}
+    growth = bound(growth, base, swapped, texts)
+    write(growth, str(scratch / "bound"), progress=False, told=lambda line: None)
+    bits["bound"] = _bits(scratch / "bound", texts)
     return found
+
+
+def bound(growth: Growth, base: Path, swapped: Path, texts: Sequence[str]) -> Growth:
+    """The most that rows of the base can do at the places of tokens.
+
+    Wherever the base's own tokenizer, on the text until here, ends in a longer token than the
+    output's does, that token's row: by a table of the 8-grams of these very texts.
+    """
+    tokenizers = [AutoTokenizer.from_pretrained(path) for path in (base, swapped)]
+    own, output = (Vocabulary.from_tokenizer(each, "") for each in tokenizers)
+    encoded = tokenizers[1](list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    found: dict[tuple[int, ...], int] = {}
+    for ids in encoded:
+        contents = [output.content[i] or b"" for i in ids]
+        so_far = [b"".join(contents[max(0, t - 40) : t + 1]) for t in range(len(ids))]
+        readable = [text.decode(errors="ignore") for text in so_far]
+        ends = tokenizers[0](readable, add_special_tokens=False)["input_ids"]
+        for t, last in enumerate(ends):
+            row = own.content[last[-1]] or b"" if last else b""
+            if len(row) > len(contents[t]) and so_far[t].endswith(row):
+                found.setdefault(tuple(reversed(ids[max(0, t - LONGEST + 1) : t + 1])), last[-1])
+    keys = [key for key in found if len(key) > 1]
+    ngrams = torch.tensor([[*key, *[-1] * (LONGEST - len(key))] for key in keys])
+    order = ExactRows.key_of(ngrams).argsort()
+    rows = read_rows(open_source(str(base)), np.array([found[key] for key in keys])[order.numpy()])
+    size = {"entries": len(keys), "rows": len(keys), "longest": LONGEST}
+    table = Restored(ngrams[order], rows, {**size, "share": 1.0, "own": 0.0}, hit=0.0)
+    entry = {**growth.entry, "exact": table.entry}
+    return replace(growth, entry=entry, tensors=table.tensors(growth.source.dtype))
 
 
 def _bits(path: Path, texts: Sequence[str]) -> list[float]:
@@ -69,9 +107,9 @@ def report(pairs: Mapping[str, dict[str, Any]], documents: Sequence[Document]) -
         lines += [
             f"**{title}**",
             "",
-            "| | tokens | positions | own tokenizer | swapped | replaced | half | added "
-            "| won by replacing | of the loss |",
-            "|---|" + "---:|" * 9,
+            "| | tokens | positions | own tokenizer | swapped | replaced | half | added | bound "
+            "| won by replacing | of the loss | bound, of the loss |",
+            "|---|" + "---:|" * 11,
         ]
         chosen = [i for i, d in enumerate(documents) if kinds is None or d.kind in kinds]
         draws = resampled([documents[i].kind for i in chosen])
@@ -83,10 +121,11 @@ def report(pairs: Mapping[str, dict[str, Any]], documents: Sequence[Document]) -
             }
             won = rate["swapped"] - rate["replaced"]
             loss = rate["swapped"] - rate["own tokenizer"]
-            cells = [f"{rate[way][0]:.3f}" for way in ("own tokenizer", "swapped", *WAYS)]
+            cells = [f"{rate[way][0]:.3f}" for way in ("own tokenizer", "swapped", *WAYS, "bound")]
             lines.append(
                 f"| {name} | {found['tokens']} | {found['hit']:.1%} | {' | '.join(cells)} | "
-                f"{_interval(won, '.3f')} | {_interval(won / loss, '.0%')} |"
+                f"{_interval(won, '.3f')} | {_interval(won / loss, '.0%')} | "
+                f"{_interval((rate['swapped'] - rate['bound']) / loss, '.0%')} |"
             )
         lines.append("")
     return "\n".join(lines)

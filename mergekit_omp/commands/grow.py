@@ -57,6 +57,12 @@ def _orders(_context: click.Context, _parameter: click.Parameter, value: str) ->
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A text on which to say how often such rows are met.  [default: a built-in one]",
 )
+@click.option(
+    "--over-decoding",
+    type=click.IntRange(1, 16),
+    metavar="N",
+    help="Add N heads for the tokens after the next. Untrained they predict nothing.",
+)
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 def grow(
     model: str,
@@ -70,6 +76,7 @@ def grow(
     restore: str | None,
     share: float,
     texts: tuple[Path, ...],
+    over_decoding: int | None,
     quiet: bool,
 ) -> None:
     """Let MODEL read more of its input than single tokens, and write the result to OUT.
@@ -82,8 +89,10 @@ def grow(
         mergekit-omp grow out/ grown/ --over-encoding
         mergekit-omp grow out/ restored/ --restore Qwen/Qwen2.5-0.5B
     """
-    if not over_encoding and restore is None:
-        raise click.UsageError("Say what to add: --over-encoding, --restore BASE, or both.")
+    if not over_encoding and restore is None and not over_decoding:
+        raise click.UsageError(
+            "Say what to add: --over-encoding, --restore BASE, --over-decoding N, or several."
+        )
     from mergekit_omp.growth.grow import check_destination, plan, write
     from mergekit_omp.growth.restore import RestoreSettings, read_texts
     from mergekit_omp.growth.settings import TableSettings
@@ -97,6 +106,7 @@ def grow(
         model,
         TableSettings(orders, rows, width, splits, seed) if over_encoding else None,
         None if restore is None else RestoreSettings(restore, share, 1 - share, read_texts(texts)),
+        over_decoding or 0,
     )
     for table in growth.entry["tables"]:
         tell(f"  {table['rows']:,} rows of {width} for n-grams of {table['order']} tokens")
@@ -106,11 +116,13 @@ def grow(
             f"{growth.hit:.1%} of the positions of {'the text' if texts else 'a built-in text'} get "
             "such a row." + (" There is little to gain from them." if growth.hit < LITTLE else "")
         )
+    if over_decoding:
+        tell(f"  {over_decoding} heads for the tokens after the next, which predict nothing yet")
     tell(
         f"{model} ({growth.source.class_name}) has {growth.source.parameters:,} parameters, "
         f"{growth.source.size / 1e6:,.1f} MB; {growth.parameters:,} parameters are added, "
         f"{growth.size / 1e6:,.1f} MB."
     )
     write(growth, out, progress=not quiet, told=tell)
-    if over_encoding:
-        tell(f"Next: train {shlex.quote(out)} further, which is what tables are for.")
+    if over_encoding or over_decoding:
+        tell(f"Next: train {shlex.quote(out)} further, which is what tables and heads are for.")

@@ -36,6 +36,12 @@ def section(growth: dict[str, Any]) -> str:
             f"trained further, the model says exactly what it said before (logits of "
             f"{growth['checked_tokens']} tokens were compared to the bit).",
         ]
+    if "further_heads" in growth:
+        lines += [
+            "",
+            f"{growth['further_heads']} further heads predict the tokens after the next once they are "
+            "trained; until then they predict nothing.",
+        ]
     if "restored" in growth:
         lines += [
             "",

@@ -67,6 +67,8 @@ def logits(
                 grown.exact.share, grown.exact.own = 0.0, 1.0
             with torch.inference_mode():
                 found: Tensor = model.eval()(input_ids=ids, use_cache=False).logits
+                if getattr(model, "over_decoding", None) is not None:
+                    _check_heads(model, ids, found, folder)
             del model
             gc.collect()
             return found
@@ -74,6 +76,17 @@ def logits(
         quiet.set_verbosity(verbosity)
         if bars:
             quiet.enable_progress_bar()
+
+
+def _check_heads(model: Any, ids: Tensor, logits: Tensor, folder: Path) -> None:
+    """Refuse heads that are no copies: before training they must say what the model says."""
+    hidden = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
+    for further in model.over_decoding(hidden):
+        if not torch.allclose(further, logits, rtol=1e-2, atol=1e-2, equal_nan=True):
+            raise TransplantError(
+                f"The logits of {folder} are not those of its head on its last hidden state, so "
+                "that copies of the head predict something else. Leave out --over-decoding."
+            )
 
 
 def check_tokenizer(before: Path, after: Path, text: str) -> None:

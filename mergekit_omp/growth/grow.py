@@ -19,7 +19,6 @@ import torch
 from tqdm import tqdm
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.growth import over_encoding
 from mergekit_omp.growth.card import with_growth
 from mergekit_omp.growth.check import check_equal, check_tokenizer
 from mergekit_omp.growth.restore import SAMPLE, RestoreSettings, restored
@@ -27,9 +26,11 @@ from mergekit_omp.growth.settings import TableSettings, settings_entry
 from mergekit_omp.growth.shards import NewTensor, copy_file, grouped, write_tensors
 from mergekit_omp.growth.source import SourceModel, config_text, open_source
 from mergekit_omp.outside.files import read_text
-from mergekit_omp.transplant.staging import OutputDirectory, disk_errors
+from mergekit_omp.transplant.staging import HIDDEN, OutputDirectory, disk_errors
 
 RECORD = "growth.json"
+CODE = ("over_encoding.py", "over_decoding.py")
+"""The files of the model class, which every output has."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ class Growth:
         return sum(tensor.size for tensor in self.tensors)
 
 
-def plan(name: str, tables: TableSettings | None, restore: RestoreSettings | None = None) -> Growth:
+def plan(
+    name: str,
+    tables: TableSettings | None,
+    restore: RestoreSettings | None = None,
+    further_heads: int = 0,
+) -> Growth:
     """What growing the model would add. TransplantError where it cannot be grown."""
     source = open_source(name)
     entry = settings_entry(source.class_name, source.rows, tables)
@@ -67,7 +73,41 @@ def plan(name: str, tables: TableSettings | None, restore: RestoreSettings | Non
         found = restored(source, restore)
         entry["exact"], hit = found.entry, found.hit
         tensors += found.tensors(source.dtype)
+    if further_heads:
+        entry["heads"] = {"heads": further_heads, "weight": 0.1, "bias": bool(source.head_bias)}
+        tensors += _heads(source, further_heads, tables.seed if tables else 0)
     return Growth(source, entry, tensors, asdict(tables) if tables else {}, hit)
+
+
+def _heads(source: SourceModel, count: int, seed: int) -> list[NewTensor]:
+    """Copies of the head, each behind a residual block that adds nothing yet."""
+    if source.head is None:
+        raise TransplantError(
+            f"{source.name} has no head of its own that could be copied ({source.class_name}). Leave "
+            "out --over-decoding."
+        )
+    places = {name: file for file, names in source.shards.items() for name in names}
+    generator = torch.Generator().manual_seed(seed + 1)
+    square, dim = (source.dim, source.dim), (source.dim,)
+    copies: list[tuple[str, str, tuple[int, ...]]] = [
+        (source.head, "weight", (source.rows, source.dim))
+    ]
+    if source.head_bias:
+        copies.append((source.head_bias, "bias", (source.rows,)))
+    tensors: list[NewTensor] = []
+    for i in range(count):
+        before, dtype = f"over_decoding.heads.{i}", source.dtype
+        values = torch.randn(square, generator=generator) * source.dim**-0.5
+        tensors += [
+            NewTensor(f"{before}.inner.weight", square, dtype, values),
+            NewTensor(f"{before}.inner.bias", dim, dtype),
+            NewTensor(f"{before}.outer.weight", square, dtype),
+            NewTensor(f"{before}.outer.bias", dim, dtype),
+        ]
+        for stored, part, shape in copies:
+            origin = (source.folder / places[stored], stored)
+            tensors.append(NewTensor(f"{before}.head.{part}", shape, dtype, copy_of=origin))
+    return tensors
 
 
 def _tables(source: SourceModel, entry: dict[str, Any], settings: TableSettings) -> list[NewTensor]:
@@ -92,7 +132,7 @@ def _tables(source: SourceModel, entry: dict[str, Any], settings: TableSettings)
 
 def check_destination(out: str) -> None:
     """Refuse an output directory that holds anything: growing writes over nothing."""
-    if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
+    if os.path.lexists(out) and (not os.path.isdir(out) or set(os.listdir(out)) - {HIDDEN}):
         raise TransplantError(f"{out} is there already. Name a new or an empty folder.")
 
 
@@ -118,8 +158,7 @@ def write(growth: Growth, out: str, *, progress: bool, told: Callable[[str], Non
         with disk_errors(out):
             _write_record(growth, stage, checked)
         # Another may have written there meanwhile.
-        if set(os.listdir(out)) - {os.path.basename(directory.hidden)}:
-            raise TransplantError(f"{out} is no longer empty. Name a new folder.")
+        check_destination(out)
         directory.publish()
     finally:
         directory.close()
@@ -152,7 +191,8 @@ def _write_others(growth: Growth, stage: Path) -> None:
         (stage / path).parent.mkdir(exist_ok=True)
         copy_file(growth.source.folder / path, stage / path, lambda count: None)
     # Last: a file of the same name in the source is of another model.
-    shutil.copyfile(over_encoding.__file__, stage / "over_encoding.py")
+    for name in CODE:
+        shutil.copyfile(Path(__file__).with_name(name), stage / name)
     (stage / "config.json").write_text(config_text(growth.source, growth.entry), encoding="utf-8")
 
 
@@ -169,6 +209,8 @@ def _write_record(growth: Growth, stage: Path, checked: int) -> None:
         "settings": growth.settings,
         "checked_tokens": checked,
     }
+    if "heads" in growth.entry:
+        record["further_heads"] = growth.entry["heads"]["heads"]
     if growth.hit is not None:
         record["restored"] = growth.entry["exact"]["entries"]
         record["share"] = growth.entry["exact"]["share"]

@@ -5,7 +5,9 @@ embedding of a token are added rows of hashed tables for the 2-grams, 3-grams, .
 
     E[x_t] + sum over tables of T[(sum over j < order of x_(t-j) V^j) mod m] W
 
-This file needs torch and transformers alone, and is written beside the weights of every model that
+Over-Decoding adds heads for the tokens after the next (over_decoding.py).
+
+These files need torch and transformers alone, and are written beside the weights of every model that
 has such tables (`trust_remote_code=True`); `import mergekit_omp.growth` registers the same classes.
 `OverEncoded<Class>` is a class of transformers with tables in front: `OverEncodedLlamaForCausalLM`.
 
@@ -23,6 +25,8 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig
+
+from .over_decoding import FurtherHead, OverDecodes, OverDecoding
 
 MODEL_TYPE = "over_encoded"
 PREFIX = "OverEncoded"
@@ -190,7 +194,7 @@ def _refuse_bare_call(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> A
     )
 
 
-class OverEncodedGenerationMixin(GenerationMixin):
+class OverEncodedGenerationMixin(OverDecodes, GenerationMixin):
     """What is in front of a class of transformers; see `over_encoded`."""
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any):
@@ -198,11 +202,18 @@ class OverEncodedGenerationMixin(GenerationMixin):
         embedding = self.get_input_embeddings()
         self.over_encoding = OverEncoding(config.over_encoding, embedding.embedding_dim)
         embedding.register_forward_pre_hook(_refuse_bare_call, with_kwargs=True)
+        self.over_decoding: OverDecoding | None = None
+        if heads := config.over_encoding.get("heads"):
+            shape = self.get_output_embeddings().weight.shape
+            softcap = getattr(config, "final_logit_softcapping", None)
+            self.over_decoding = OverDecoding(heads, shape[1], shape[0], softcap)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (NgramTable, Projection)):
             module.reset_parameters()
+        elif isinstance(module, FurtherHead):
+            module.start()
         elif not isinstance(module, (ExactRows, OverEncoding)):
             super()._init_weights(module)
 
@@ -222,10 +233,16 @@ class OverEncodedGenerationMixin(GenerationMixin):
                 "`prefill_chunk_size` does too)"
             )
         mask = kwargs.get("attention_mask")
+        if mask is not None and mask.ndim != 2:
+            raise self._unknown("The `attention_mask` is not [batch, length]")
         mask = None if mask is None else mask[:, : input_ids.shape[1]]
         known = windows(input_ids, self.over_encoding.longest, mask)
         inputs["ngrams"] = known[:, -given:].contiguous()
         return inputs
+
+    def ngrams_of(self, ids: torch.Tensor) -> torch.Tensor:
+        """`ngrams` of whole sequences without padding."""
+        return windows(ids, self.over_encoding.longest)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """For an optimizer: no decay of tables, whose rows are seldom seen, nor of vectors."""
@@ -330,7 +347,7 @@ def over_encoded(name: str) -> Any:
     @functools.wraps(base.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         inputs = {**dict(zip(names[1:], args, strict=False)), **kwargs}
-        return base.forward(self, **self._with_ngrams(inputs))
+        return self.with_further_loss(base.forward, self._with_ngrams(inputs))
 
     ngrams = inspect.Parameter("ngrams", inspect.Parameter.KEYWORD_ONLY, default=None)
     rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
@@ -339,7 +356,12 @@ def over_encoded(name: str) -> Any:
     model_class: Any = type(
         PREFIX + name,
         (OverEncodedGenerationMixin, base, GenerationMixin),
-        {"__module__": __name__, "config_class": config_class, "forward": forward},
+        {
+            "__module__": __name__,
+            "config_class": config_class,
+            "forward": forward,
+            "_no_split_modules": [*(base._no_split_modules or ()), "OverEncoding", "FurtherHead"],
+        },
     )
     # With these, saving writes this file and `auto_map` again.
     config_class.register_for_auto_class("AutoConfig")

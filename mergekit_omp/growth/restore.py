@@ -34,6 +34,8 @@ LONGEST = 8
 """Tokens of the longest n-gram."""
 DIGITS = 15
 """Digits that are looked back over for the borders of their groups."""
+BLOCK = 1 << 14
+"""Tokens of a text that are looked at together."""
 ALIKE = 0.9
 """The least share of rows of common tokens that must be near each other: else it is another base."""
 SAMPLE = (
@@ -157,10 +159,10 @@ def hit_share(found: Restored, source: SourceModel, texts: Sequence[str]) -> flo
     table.rows = torch.arange(len(found.ngrams))
     hits = total = 0
     for ids in encoded:
-        if ids:
-            known = windows(torch.tensor([ids]), table.looks_back)
+        for part in torch.tensor(ids, dtype=torch.int64).split(BLOCK):
+            known = windows(part[None], table.looks_back)
             hits += int((table.find(known) >= 0).sum())
-            total += len(ids)
+            total += len(part)
     return hits / max(total, 1)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import safetensors
 import torch
 from torch import Tensor
 
@@ -32,12 +33,14 @@ _NO_SHORT_CUT = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errn
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor that growth adds: `values`, or zeros where there are none."""
+    """A tensor that growth adds: `values`, a copy of a stored tensor, or else zeros."""
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     values: Tensor | None = None
+    copy_of: tuple[Path, str] | None = None
+    """A file of safetensors, and the tensor in it."""
 
     @property
     def size(self) -> int:
@@ -49,6 +52,15 @@ class NewTensor:
         if self.values is not None:
             flat = self.values.to(self.dtype).contiguous().flatten().view(torch.uint8)
             yield flat.numpy().data
+            return
+        if self.copy_of is not None:
+            file, name = self.copy_of
+            with safetensors.safe_open(file, framework="pt") as opened:
+                stored = opened.get_slice(name)
+                step = max(1, _PIECE * self.shape[0] // self.size)
+                for begin in range(0, self.shape[0], step):
+                    part = stored[begin : begin + step].to(self.dtype).contiguous()
+                    yield part.flatten().view(torch.uint8).numpy().data
             return
         zeros = bytes(min(_PIECE, self.size))
         for begin in range(0, self.size, _PIECE):

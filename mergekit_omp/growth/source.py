@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import safetensors
 import torch
+from huggingface_hub import snapshot_download
 from mergekit.common import ModelPath, ModelReference
 from torch import nn
 from transformers import PretrainedConfig
@@ -36,6 +36,11 @@ _DTYPES = {
 }
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 _WRITTEN_ANEW = ("config.json", "README.md", "model.safetensors.index.json", "growth.json")
+_WANTED = [
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"),
+    *("README.md", "LICENSE*"),
+]
+_UNWANTED = ["original/*", "onnx/*", "consolidated*"]
 _FOLDERS = ("additional_chat_templates",)
 
 
@@ -52,8 +57,11 @@ class SourceModel:
     """The names of the tensors in each file of weights."""
     embedding: str
     """The stored name of its input embedding."""
+    head: str | None
+    """The stored name of its head, which may be the input embedding; None where it is not plain."""
+    head_bias: str | None
     rows: int
-    """Of that."""
+    """Of the input embedding."""
     dim: int
     dtype: torch.dtype
     parameters: int
@@ -78,21 +86,25 @@ def open_source(name: str) -> SourceModel:
     reference = ModelReference(model=ModelPath(path=name))
     _refuse_grown(name)
     config = read_config(reference)
-    with of_library(f"The model {name} cannot be had", "Check the name, or download it first."):
-        folder = Path(reference.local_path())
+    folder = Path(name)
+    if not folder.exists():
+        with of_library(f"The model {name} cannot be had", "Check the name, or download it first."):
+            folder = Path(
+                snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+            )
     _refuse_grown(str(folder))
-    class_name, embedding = _class_of(name, config)
+    class_name, embedding, head = _class_of(name, config)
     check_weights(folder, "The model")
     shards = _shards(name, folder)
     headers = {
         tensor: header for file in shards for tensor, header in _headers(folder / file).items()
     }
-    entry = _named(embedding[0], headers)
+    entry = _named(embedding, headers)
     dtype = _DTYPES.get(headers[entry][0]) if entry else None
     if entry is None or dtype is None:
         found = f"has the type {headers[entry][0]}" if entry else "is not among its weights"
         raise TransplantError(
-            f"The input embedding of {name} ({embedding[0]}) {found}. Grow a model whose embedding "
+            f"The input embedding of {name} ({embedding}) {found}. Grow a model whose embedding "
             "is stored as floats of 16 bits or more."
         )
     return SourceModel(
@@ -102,6 +114,10 @@ def open_source(name: str) -> SourceModel:
         class_name=class_name,
         shards=shards,
         embedding=entry,
+        head=_named(f"{head}.weight", headers) or (entry if config.tie_word_embeddings else None)
+        if head
+        else None,
+        head_bias=_named(f"{head}.bias", headers) if head else None,
         rows=headers[entry][1][0],
         dim=headers[entry][1][1],
         dtype=dtype,
@@ -118,8 +134,8 @@ def _refuse_grown(name: str) -> None:
         )
 
 
-def _class_of(name: str, config: PretrainedConfig) -> tuple[str, tuple[str, nn.Embedding]]:
-    """The model's class, and its input embedding with the name of its weight."""
+def _class_of(name: str, config: PretrainedConfig) -> tuple[str, str, str | None]:
+    """The model's class, the name of its input embedding's weight, and its head's, if that is plain."""
     remedy = "Grow a decoder-only language model of a class that transformers itself has."
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise TransplantError(
@@ -143,8 +159,10 @@ def _class_of(name: str, config: PretrainedConfig) -> tuple[str, tuple[str, nn.E
     embedding = model.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding):
         raise TransplantError(f"{what}: it is a {type(embedding).__name__}. {remedy}")
-    names = (n for n, module in model.named_modules() if module is embedding)
-    return wanted.__name__, (f"{next(names)}.weight", embedding)
+    names = {id(module): n for n, module in model.named_modules()}
+    head = model.get_output_embeddings()
+    plain = names[id(head)] if isinstance(head, nn.Linear) else None
+    return wanted.__name__, f"{names[id(embedding)]}.weight", plain
 
 
 def _shards(name: str, folder: Path) -> dict[str, list[str]]:
@@ -194,4 +212,4 @@ def config_text(source: SourceModel, over_encoding: dict[str, Any]) -> str:
         "auto_map": {"AutoConfig": f"{prefix}Config", "AutoModelForCausalLM": prefix},
         "over_encoding": over_encoding,
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + os.linesep
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -16,6 +16,7 @@ from mergekit_omp.record.sentences import (
     rows_of,
     tokenizer_of,
 )
+from mergekit_omp.vocabulary.digits import RESTORABLE
 
 WIDTH = 80
 
@@ -71,4 +72,7 @@ def summary(record: dict[str, Any], out_path: str) -> str:
         path = shlex.quote(os.path.join(out_path, FILE_NAME))
         lines.append(f"  {count} warning{'s' if count > 1 else ''}, above and in {path}")
     lines.append(f"Next: mergekit-omp report {shlex.quote(out_path)}")
+    if any(RESTORABLE in warning for warning in record["warnings"]):
+        words = [out_path, f"{out_path.rstrip('/')}-restored", "--restore", record["base_model"]]
+        lines.append(f"      mergekit-omp grow {shlex.join(words)}")
     return "\n".join(lines)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -273,6 +275,34 @@ def test_large_models_are_checked_from_disk(source: Path, grown: tuple[Path, str
     )
     wanted = over_encoding.over_encoded("LlamaForCausalLM")
     assert torch.equal(check.logits(wanted, grown[0], check.sample(50), memory=100_000), whole)
+
+
+@pytest.mark.parametrize("copied", [0, 1, 3])
+def test_files_are_copied_where_the_system_has_no_short_cut(
+    copied: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at all, or not to the end."""
+    data = bytes(range(256)) * 40
+    (tmp_path / "old").write_bytes(data)
+    calls = 0
+
+    def gives_up(old: int, new: int, _count: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > copied:
+            raise OSError(errno.EXDEV, "no")
+        return os.write(new, os.read(old, 1000))
+
+    monkeypatch.setattr(os, "copy_file_range", gives_up, raising=False)
+    heard: list[int] = []
+    shards.copy_file(tmp_path / "old", tmp_path / "new", heard.append)
+    assert (tmp_path / "new").read_bytes() == data and sum(heard) == len(data)
+
+
+def test_what_a_killed_run_left_is_no_hindrance(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / ".mergekit-omp" / "out").mkdir(parents=True)
+    assert run(source, tmp_path / "out", *SMALL).exit_code == 0
+    assert (tmp_path / "out" / "config.json").is_file()
 
 
 def test_new_tensors_are_files_that_safetensors_reads(tmp_path: Path) -> None:
