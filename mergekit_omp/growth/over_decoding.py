@@ -120,6 +120,10 @@ def speculate(
     cache = inputs.get("past_key_values")
     if cache is None or not hasattr(cache, "crop"):
         raise ValueError("Self-speculation needs a cache that can be cut: leave `use_cache` on.")
+    # transformers 5: sliding windows keep what they cut off until they are told how much is wrong.
+    records = hasattr(cache, "activate_past_recording")
+    if records:
+        cache.activate_past_recording()
     drafts = input_ids[:, :0]
     while True:
         read = torch.cat([input_ids, drafts], dim=1)
@@ -147,7 +151,8 @@ def speculate(
             if draft < drafts.shape[1] and int(token) != int(drafts[0, draft]):
                 break
         # The last token is not read yet: what is in the cache from there on are wrong drafts.
-        if cache.get_seq_length() >= input_ids.shape[1]:
-            cache.crop(input_ids.shape[1] - 1)
+        wrong = cache.get_seq_length() - (input_ids.shape[1] - 1)
+        if wrong or records:
+            cache.crop(-wrong)
         hidden = outputs.hidden_states[-1][:, last + draft]
         drafts = torch.stack([each.argmax(-1) for each in model.over_decoding(hidden)], dim=1)

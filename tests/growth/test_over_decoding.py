@@ -69,7 +69,7 @@ def trained() -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize("more", [{}, {"repetition_penalty": 1.3}, {"eos_token_id": 8}])
+@pytest.mark.parametrize("more", [{}, {"repetition_penalty": 1.3}, {"eos_token_id": 21}])
 def test_trained_heads_draft_greedys_text_in_fewer_passes(trained: Any, more: Any) -> None:
     settings = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0, **more}
     passes: list[int] = []
