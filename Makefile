@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READERS := .readers/transformers-4.57.6
 
-.PHONY: demo test lesser lint docs docs-serve oracles readers clean
+.PHONY: demo test lesser lint docs docs-serve oracles ray readers clean
 
 $(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/no-deps.txt
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +56,11 @@ docs-serve: $(READY)
 oracles: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[oracles]'
 	$(BIN)/python -m pytest tests/oracles/originals.py
+
+# Opt-in: a Ray of two workers, each of which imports all that there is: a minute on two cores.
+ray: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest tests/comparison/on_ray.py
 
 clean:
 	rm -rf $(VENV) .readers build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

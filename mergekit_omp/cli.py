@@ -9,6 +9,7 @@ import click
 
 import mergekit_omp
 from mergekit_omp import autoload
+from mergekit_omp.commands.compare import compare
 from mergekit_omp.commands.demo import demo
 from mergekit_omp.commands.evaluate import evaluate
 from mergekit_omp.commands.grow import grow
@@ -16,7 +17,7 @@ from mergekit_omp.commands.inspect import inspect
 from mergekit_omp.commands.report import report
 from mergekit_omp.commands.swap import swap
 
-NEED_THE_PLUGIN = ("inspect", "report", "swap")
+NEED_THE_PLUGIN = ("compare", "inspect", "report", "swap")
 """Commands that plan a merge, and so need the methods to be registered."""
 
 
@@ -35,6 +36,7 @@ def main(context: click.Context) -> None:
         )
 
 
+main.add_command(compare)
 main.add_command(demo)
 main.add_command(evaluate)
 main.add_command(grow)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from mergekit_omp.commands.merge_options import TakesMergeOptions
+from mergekit_omp.commands.settings import parameters
 
 
 @click.command(cls=TakesMergeOptions)
@@ -50,7 +50,7 @@ def swap(
     """
     from mergekit.options import MergeOptions, add_merge_options
 
-    source = config_text(base, donor, method, parameters(settings), dtype)
+    source = config_text(base, donor, method, parameters(settings, "--set"), dtype)
 
     def run(merge_options: MergeOptions) -> None:
         import yaml
@@ -66,28 +66,6 @@ def swap(
     add_merge_options(run)(**options)
 
 
-def parameters(settings: Iterable[str]) -> dict[str, Any]:
-    """`--set`'s values by name, read as YAML reads them."""
-    import yaml
-
-    found: dict[str, Any] = {}
-    for setting in settings:
-        name, is_set, value = setting.partition("=")
-        if not is_set or not name:
-            raise click.BadParameter(
-                f"{setting!r} is not NAME=VALUE; write for instance --set k=16", param_hint="--set"
-            )
-        if name in found:
-            raise click.BadParameter(f"{name} is set twice", param_hint="--set")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise click.BadParameter(
-                f"the value of {name} is not YAML: {value}", param_hint="--set"
-            ) from error
-    return found
-
-
 def local(model: str) -> str:
     """The name of a model, a folder as `./folder`: mergekit's card asks a hub for other names."""
     here = os.path.isdir(model) and not os.path.isabs(model) and not model.startswith(".")
@@ -95,7 +73,7 @@ def local(model: str) -> str:
 
 
 def config_text(
-    base: str, donor: str, method: str, parameters: dict[str, Any], dtype: str | None
+    base: str, donor: str, method: str, settings: dict[str, Any], dtype: str | None
 ) -> str:
     """The config of the swap, as a file for mergekit-yaml. Raises UsageError for other methods."""
     import yaml
@@ -116,8 +94,8 @@ def config_text(
         "models": [{"model": local(base)}],
         "tokenizer_source": local(donor),
     }
-    if parameters:
-        config["parameters"] = parameters
+    if settings:
+        config["parameters"] = settings
     if dtype is not None:
         config["dtype"] = dtype
     text: str = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

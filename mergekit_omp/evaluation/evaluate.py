@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.evaluation.bootstrap import CONFIDENCE, RESAMPLES, SEED
@@ -23,7 +24,7 @@ from mergekit_omp.evaluation.models import (
     merged_base,
     record_of,
 )
-from mergekit_omp.evaluation.scoring import score_tokens
+from mergekit_omp.evaluation.scoring import TokenScores, score_tokens
 from mergekit_omp.models.tokenizers import read_vocabulary
 from mergekit_omp.vocabulary import Vocabulary
 
@@ -39,6 +40,19 @@ class ReadingOptions:
     stride: int | None = None
     batch_size: int | None = None
     progress: bool = False
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """Where and in which numbers models were read."""
+
+    device: str
+    dtype: str
+
+    @classmethod
+    def by(cls, loading: Loading) -> ReadAs:
+        """On this machine."""
+        return cls(loading.torch_device().type, str(loading.torch_dtype()).removeprefix("torch."))
 
 
 def evaluate(
@@ -65,7 +79,7 @@ def evaluate(
     if base_name is not None:
         base_name = next((name for name in names if _same(name, base_name)), base_name)
         names = list(dict.fromkeys([base_name, *names]))
-    context = _common_context(names, loading, reading)
+    context = common_context({name: longest_context(name, loading) for name in names}, reading)
 
     found: list[Scored] = []
     for name in names:
@@ -78,13 +92,28 @@ def evaluate(
         ):
             ids = approximated_by(found[0].vocabulary, vocabulary)
         model = scored(name, vocabulary, scores, documents, ids)
-        _warn_of_changes(model, warn)
+        warn_of_changes(model, warn)
         found.append(model)
-    if len(documents) < 2:
-        warn("One document gives no interval: cut the text with --split paragraph or line.")
     result = compared(found, documents, found[0] if base_name is not None else None)
     return {
         "format": 1,
+        **conditions(documents, context, ReadAs.by(loading), reading, warn),
+        "base": base_name,
+        **result,
+    }
+
+
+def conditions(
+    documents: Sequence[str],
+    context: int,
+    read_as: ReadAs,
+    reading: ReadingOptions,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """What figures were found on, and how: `text` and `settings` of the result."""
+    if len(documents) < 2:
+        warn("One document gives no interval: cut the text with --split paragraph or line.")
+    return {
         "text": {
             "documents": len(documents),
             "bytes": sum(len(document.encode("utf-8")) for document in documents),
@@ -92,14 +121,12 @@ def evaluate(
         "settings": {
             "context": context,
             "stride": reading.stride or max(1, context // 2),
-            "device": loading.torch_device().type,
-            "dtype": str(loading.torch_dtype()).removeprefix("torch."),
+            "device": read_as.device,
+            "dtype": read_as.dtype,
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
             "seed": SEED,
         },
-        "base": base_name,
-        **result,
     }
 
 
@@ -129,8 +156,11 @@ def _same(name: str, other: str) -> bool:
     return os.path.isdir(name) and os.path.isdir(other) and os.path.samefile(name, other)
 
 
-def _common_context(names: Sequence[str], loading: Loading, reading: ReadingOptions) -> int:
-    longest = {name: longest_context(name, loading) for name in names}
+def common_context(longest: Mapping[str, int | None], reading: ReadingOptions) -> int:
+    """The context that all models read with, by how many positions each was made for.
+
+    Raises ValueError, naming a model, where that is less than was asked for.
+    """
     known = {name: length for name, length in longest.items() if length is not None}
     if reading.context is None:
         return min([LONGEST_DEFAULT, *known.values()])
@@ -145,10 +175,27 @@ def _common_context(names: Sequence[str], loading: Loading, reading: ReadingOpti
 
 def _scored(
     name: str, documents: Sequence[str], context: int, loading: Loading, reading: ReadingOptions
-) -> tuple[Vocabulary, Any]:
+) -> tuple[Vocabulary, list[TokenScores]]:
     tokenizer = load_tokenizer(name, loading)
     vocabulary = read_vocabulary(tokenizer, name)
     model = load_model(name, loading)
+    try:
+        scores = scores_of(model, tokenizer, name, documents, context, reading)
+    finally:
+        del model
+        free_memory()
+    return vocabulary, scores
+
+
+def scores_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    documents: Sequence[str],
+    context: int,
+    reading: ReadingOptions,
+) -> list[TokenScores]:
+    """A loaded model's scores. Raises ValueError, with the model's name, where it has none."""
     try:
         scores = score_tokens(
             model,
@@ -162,20 +209,23 @@ def _scored(
         )
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    finally:
-        del model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
     if not all(np.isfinite(score.bits).all() for score in scores):
         raise ValueError(
             f"{name} gives probabilities that are not numbers: try --dtype float32, or check "
             "the model's weights"
         )
-    return vocabulary, scores
+    return scores
 
 
-def _warn_of_changes(model: Scored, warn: Callable[[str], None]) -> None:
+def free_memory() -> None:
+    """Give back what a model took that is no longer referred to."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def warn_of_changes(model: Scored, warn: Callable[[str], None]) -> None:
+    """Warn of documents that the model's tokenizer changes: what it loses costs no bits."""
     changed = [i for i, ends in enumerate(model.ends) if ends is None]
     if changed:
         warn(

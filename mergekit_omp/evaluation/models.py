@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,15 +96,25 @@ def load_model(name: str, loading: Loading) -> PreTrainedModel:
             trust_remote_code=loading.trust_remote_code,
             output_loading_info=True,
         )
-    # transformers gives these random numbers.
+    check_whole(info, name)
+    return on_device(loaded, name, loading)
+
+
+def check_whole(info: Mapping[str, Any], name: str) -> None:
+    """Refuse a model by transformers' loading info where tensors were missing: it makes them up."""
     missing = sorted(map(str, [*info["missing_keys"], *(info.get("mismatched_keys") or ())]))
     if missing:
         raise TransplantError(
             f"The weights of {name} lack {len(missing)} of the model's tensors, of which one is "
             f"{missing[0]}. Evaluate a model that is whole."
         )
+
+
+def on_device(model: PreTrainedModel, name: str, loading: Loading) -> PreTrainedModel:
+    """A model on the device that texts are read on, in evaluation mode."""
     with of_library(f"The model {name} cannot be put on {loading.device}", "Name another device."):
-        return loaded.to(loading.torch_device()).eval()
+        moved: PreTrainedModel = model.to(loading.torch_device()).eval()
+    return moved
 
 
 def record_of(name: str) -> dict[str, Any] | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,14 +46,19 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def require_matplotlib() -> None:
-    """TransplantError, naming the extra to install, where matplotlib is missing."""
+def require_matplotlib(
+    instead: str = "or write the report without plots: --markdown",
+) -> None:
+    """TransplantError, naming the extra to install, where matplotlib is missing.
+
+    `instead` is what else can be done.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise TransplantError(
             "The plots of a report need matplotlib, which is not installed. Install it with: "
-            "pip install 'mergekit-omp[report]', or write the report without plots: --markdown."
+            f"pip install 'mergekit-omp[report]', {instead}."
         ) from error
 
 
@@ -129,6 +135,37 @@ def scatter(name: str, rows: RowMap) -> str:
     return _svg(name, draw)
 
 
+def intervals(
+    name: str,
+    values: Mapping[str, tuple[float, tuple[float, float] | None]],
+    label: str,
+    *,
+    standing_out: Collection[str] = (),
+    marks: Mapping[str, float] = MappingProxyType({}),
+) -> str:
+    """A dot for each named value, from top to bottom, with a line from end to end of its interval.
+
+    `standing_out` are drawn in the colour that draws the eye; `marks` are vertical lines.
+    """
+
+    def draw(axes: Any) -> None:
+        for place, (one, (value, ends)) in enumerate(values.items()):
+            colour = _FIRST if one in standing_out else _SECOND
+            if ends is not None:
+                axes.plot(ends, (place, place), color=colour, linewidth=2.2, alpha=0.55)
+            axes.plot([value], [place], color=colour, marker="o", markersize=4.5, linestyle="none")
+        for mark, value in marks.items():
+            axes.axvline(value, color=_THIRD, linewidth=1, linestyle=(0, (4, 3)), label=mark)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.set_xlabel(label)
+        if marks:
+            axes.legend(loc="best")
+
+    return _svg(name, draw, height=0.9 + 0.24 * len(values))
+
+
 def _bulk(values: Float[np.ndarray, "values"]) -> tuple[float, float]:
     """The range of all but 0.2% at either end, with a margin around it."""
     low, high = (float(q) for q in np.quantile(values, (0.002, 0.998)))
@@ -136,7 +173,7 @@ def _bulk(values: Float[np.ndarray, "values"]) -> tuple[float, float]:
     return (0.0 if 0 <= low < 0.3 * high else low - air), high + air
 
 
-def _svg(name: str, draw: Callable[[Any], None]) -> str:
+def _svg(name: str, draw: Callable[[Any], None], height: float = _SIZE[1]) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -144,7 +181,7 @@ def _svg(name: str, draw: Callable[[Any], None]) -> str:
     written = io.StringIO()
     style: Any = {**_STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
@@ -32,20 +33,29 @@ class _View:
     plots: tuple[_Plot, ...]
 
 
-def page(report: Report) -> str:
-    """The HTML. TransplantError where matplotlib is not installed."""
-    require_matplotlib()
-    folder = files("mergekit_omp.report")
+def render(package: str, values: Mapping[str, Any]) -> str:
+    """The template `page.html.jinja` of a package, in the style that all pages have.
+
+    It also has `number`, `weight` and `percent` of `wording`, and `generator`.
+    """
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    style = (files("mergekit_omp.report") / "page.css").read_text(encoding="utf-8")
     environment.globals |= {
         "number": wording.number,
         "weight": wording.weight,
         "percent": wording.percent,
-        "words": wording,
-        "parts": wording.PARTS,
+        "generator": GENERATOR,
+        "style": markupsafe.Markup(style),
     }
+    template = (files(package) / "page.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(template).render(**values)
+
+
+def page(report: Report) -> str:
+    """The HTML. TransplantError where matplotlib is not installed."""
+    require_matplotlib()
     views = [
         _View(f"tensor-{i}", title, section, _plots(f"t{i}", section))
         for i, (title, section) in enumerate(
@@ -59,23 +69,25 @@ def page(report: Report) -> str:
     ]
     record = wording.told(report.record)
     searched = [s for s in report.sections if s.outliers is not None]
-    return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(
-        generator=GENERATOR,
-        style=markupsafe.Markup((folder / "page.css").read_text(encoding="utf-8")),
-        report={**_fields(report), "record": record},
-        lead=wording.lead(report),
-        views=[_with_bars(view) for view in views],
-        checked=[
-            _with_bars(view)
-            for view in sorted(views, key=lambda view: view.section.entry["part"] != "head")
-            if view.section.held_out is not None
-        ],
-        why_unchecked=wording.why_unchecked(report),
-        several=len({section.model for section in report.sections}) > 1,
-        counts=shown_counts,
-        searched=bool(searched),
-        found=any(section.outliers for section in searched),
-    )
+    checked = [
+        _with_bars(view)
+        for view in sorted(views, key=lambda view: view.section.entry["part"] != "head")
+        if view.section.held_out is not None
+    ]
+    values = {
+        "words": wording,
+        "parts": wording.PARTS,
+        "report": {**_fields(report), "record": record},
+        "lead": wording.lead(report),
+        "views": [_with_bars(view) for view in views],
+        "checked": checked,
+        "why_unchecked": wording.why_unchecked(report),
+        "several": len({section.model for section in report.sections}) > 1,
+        "counts": shown_counts,
+        "searched": bool(searched),
+        "found": any(section.outliers for section in searched),
+    }
+    return render("mergekit_omp.report", values)
 
 
 def _fields(report: Report) -> dict[str, Any]:

@@ -48,27 +48,32 @@ def write_report(
         require_matplotlib()
     out = OutDir.open(out_dir)
     path = output or out_dir / f"{_NAME}.{'md' if markdown else 'html'}"
-    _check(path)
+    check_path(path, "--output")
     transformers.utils.logging.set_verbosity_error()
     options = MergeOptions(quiet=True, trust_remote_code=trust_remote_code)
     report = build_report(out, options, Wanted(hidden, compare))
     written = markdown_text(report) if markdown else page(report)
-    try:
-        path.write_text(written, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise TransplantError(f"The report cannot be written: {error}.") from error
+    write_page(path, written)
     return path
 
 
-def _check(path: Path) -> None:
-    """Refuse to write over what is not an earlier report."""
+def write_page(path: Path, text: str) -> None:
+    """Write a report. TransplantError where the disk does not let it."""
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise TransplantError(f"The report cannot be written: {error}.") from error
+
+
+def check_path(path: Path, option: str) -> None:
+    """Refuse to write over what is not an earlier report; `option` names another file."""
     if path.is_dir():
-        raise TransplantError(f"{path} is a directory. Name a file with --output.")
+        raise TransplantError(f"{path} is a directory. Name a file with {option}.")
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
         if GENERATOR in file.read(_HEAD):
             return
     raise TransplantError(
-        f"{path} exists and is not a report of mergekit-omp. Name another file with --output."
+        f"{path} exists and is not a report of mergekit-omp. Name another file with {option}."
     )

@@ -70,6 +70,10 @@ class TensorInMemory(ReturnTensor):
 
     tensor_task: Task
 
+    def execute(self, tensor: Tensor | None) -> Tensor | None:
+        """The tensor in the dtype that is asked for; None where an optional one is in no model."""
+        return None if tensor is None else super().execute(tensor)
+
 
 class AlignedVocabulary(PermutedVocabulary):
     """Every model's tensor in the output's vocabulary: copied where shared, else approximated."""
