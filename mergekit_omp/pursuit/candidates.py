@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int8, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.decision import decide
-from mergekit_omp.pursuit.integer_products import ATOMS, RESIDUALS, multiply
 
+TILE = 64
+"""Atoms that are passed over together."""
 CAPACITY = 512
 """Candidates kept for a residual; where more are left, all atoms are decided exactly."""
 NEVER = 1 << 30
@@ -92,6 +93,27 @@ def least(floor: float, unit: float, tile: int, coarse: Coarse) -> np.int32:
 
 @kernel
 def collect(
+    first: int,
+    products: Int32[np.ndarray, "rows strip"],
+    low: int,
+    units: Units,
+    coarse: Coarse,
+    kept: Kept,
+) -> None:
+    """Adds the candidates among some atoms, the first in place `low`, to those of residuals.
+
+    `products` are those of the residuals from `first` on with these atoms.
+    """
+    for at in range(0, products.shape[1], TILE):
+        tile = (low + at) // TILE
+        for x in range(products.shape[0]):
+            line, row = products[x, at : at + TILE], first + x
+            if peak(line) >= least(kept.floors[row], units[row], tile, coarse):
+                collect_tile(line, low + at, row, units[row], coarse, kept)
+
+
+@kernel
+def collect_tile(
     line: Int32[np.ndarray, "tile"], low: int, row: int, unit: float, coarse: Coarse, kept: Kept
 ) -> None:
     """Adds the candidates of one tile, which begins at place `low`, to those of a residual.
@@ -99,7 +121,7 @@ def collect(
     `line` are the residual's products with the tile.
     """
     # Slices: indices that start from zero are known not to be negative, as vectors need.
-    scales, margins = coarse.scale[low : low + ATOMS], coarse.margin[low : low + ATOMS]
+    scales, margins = coarse.scale[low : low + TILE], coarse.margin[low : low + TILE]
     extra = coarse.extra
     floor = kept.floors[row]
     count = kept.counts[row]
@@ -125,57 +147,6 @@ def collect(
             break
     kept.floors[row] = floor
     kept.counts[row] = count
-
-
-@kernel
-def sweep(
-    first: int,
-    last: int,
-    integers: UInt8[np.ndarray, "rows dims"],
-    packed: Int8[np.ndarray, "tiles steps 48 4"],
-    correction: Int32[np.ndarray, "tiles 48"],
-    units: Units,
-    coarse: Coarse,
-    kept: Kept,
-) -> None:
-    """The candidates of residuals `first` to `last` among all atoms, multiplied in registers.
-
-    `first` is a multiple of `RESIDUALS`; `integers` has rows for whole groups.
-    """
-    products = np.empty((RESIDUALS, ATOMS), np.int32)
-    limits = np.full(RESIDUALS, np.int32(NEVER))
-    for tile in range(packed.shape[0]):
-        for begin in range(first, last, RESIDUALS):
-            stop = min(begin + RESIDUALS, last)
-            for row in range(begin, stop):
-                limits[row - begin] = least(kept.floors[row], units[row], tile, coarse)
-            for row in range(stop, begin + RESIDUALS):
-                limits[row - begin] = NEVER
-            group = integers[begin : begin + RESIDUALS]
-            mask = multiply(group, packed[tile], correction[tile], limits, products)
-            for bit in range(RESIDUALS):
-                if mask >> bit & 1:
-                    row = begin + bit
-                    collect(products[bit], tile * ATOMS, row, units[row], coarse, kept)
-
-
-@kernel
-def collect_strip(
-    first: int,
-    last: int,
-    products: Int32[np.ndarray, "rows strip"],
-    low: int,
-    units: Units,
-    coarse: Coarse,
-    kept: Kept,
-) -> None:
-    """The candidates of residuals `first` to `last` among the atoms of several tiles."""
-    for at in range(0, products.shape[1], ATOMS):
-        tile = (low + at) // ATOMS
-        for row in range(first, last):
-            line = products[row - first, at : at + ATOMS]
-            if peak(line) >= least(kept.floors[row], units[row], tile, coarse):
-                collect(line, low + at, row, units[row], coarse, kept)
 
 
 @kernel

@@ -25,9 +25,9 @@ LARGEST_BATCH = 512
 """Targets in flight: more would not be faster."""
 # Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`. Two
 # cores of an AMD EPYC (Zen 4, 2026-11-22), and for AMX of a Xeon (2026-11-26, on a busy machine).
-COSTS = {Way.FLOAT: 1.3, Way.BYTES: 0.27, Way.REGISTERS: 0.19, Way.BFLOAT16: 0.6}
+COSTS = {Way.FLOAT: 1.3, Way.BYTES: 0.27, Way.BFLOAT16: 0.6}
 """Of products with all atoms, with the search for the largest of them."""
-AMX_COSTS = {Way.BYTES: 0.18, Way.REGISTERS: 0.32, Way.BFLOAT16: 1.8}
+AMX_COSTS = {Way.BYTES: 0.18, Way.BFLOAT16: 1.8}
 SLOW_BFLOAT16 = 5.2
 """Without instructions for it, a CPU multiplies bfloat16 slower than float32."""
 BASIS_COST = 40
@@ -119,9 +119,8 @@ def without_gram(problem: Problem, budget: int) -> Plan:
 
     The reference where all else is coarser still.
     """
-    ways = set(available(problem.atoms.device)) & {Way.BYTES, Way.REGISTERS}
-    plans = [_lockstep(problem, way, budget) for way in ways or {Way.FLOAT}]
-    return min(plans, key=lambda plan: plan.cost)
+    fast = Way.BYTES in available(problem.atoms.device)
+    return _lockstep(problem, Way.BYTES if fast else Way.FLOAT, budget)
 
 
 def _answers(plan: Plan, search: str) -> bool:

@@ -68,32 +68,6 @@ def kernel(function: Function) -> Function:
     return made
 
 
-def instruction(typed: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that kernels may call, and whose code is emitted rather than compiled.
-
-    `typed` takes Numba's types of the arguments and gives the signature and what emits the code.
-    """
-    if not AVAILABLE:
-        return typed
-    from numba.extending import intrinsic
-
-    emitted: Callable[..., Any] = intrinsic(inspect.unwrap(typed))
-    return emitted
-
-
-def in_kernels(plain: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Marks what gives the function that kernels call in the place of a plain one."""
-
-    def mark(replacement: Function) -> Function:
-        if AVAILABLE:
-            from numba.extending import overload
-
-            overload(plain)(inspect.unwrap(replacement))
-        return replacement
-
-    return mark
-
-
 def telling(progress: bool) -> AbstractContextManager[None]:
     """Where progress is shown, also says what is compiled: it takes as long as many targets."""
     if not (AVAILABLE and progress):
@@ -106,16 +80,6 @@ def obstacle() -> str | None:
     if AVAILABLE:
         return None
     return "Numba is not installed" if numba is None else "NUMBA_DISABLE_JIT is set"
-
-
-def compiles_for(feature: str) -> bool:
-    """Whether Numba compiles for a processor with a feature, by LLVM's name for it."""
-    if not AVAILABLE:
-        return False
-    from numba.core.registry import cpu_target
-
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return f"+{feature}" in features.split(",")
 
 
 def has_instructions(*names: str) -> bool:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from tqdm import tqdm
 
 from mergekit_omp.pursuit import blocks
 from mergekit_omp.pursuit.blocks import Given, Gram, Limits, Outcome, Solved
-from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
 from mergekit_omp.pursuit.threads import in_threads
-from mergekit_omp.pursuit.tiles import Table
 
 LOG = logging.getLogger(__package__)
 
 PANEL = 2048
 """Rows of the Gram matrix computed at once."""
-BLOCK = 64
-"""Rows and columns of a panel that stay in the nearest cache while they are mirrored."""
 SHARE = 4
 """Targets that a thread takes at a time."""
 
@@ -36,8 +31,6 @@ LIMITS = {
     torch.float32: Limits(1e-3, 1e-5, 1e-5, LONGEST, LISTED, verified=True),
     torch.float64: Limits(1e-9, 1e-12, 1e-12, LONGEST, LISTED, verified=True),
 }
-
-Panel = Float[np.ndarray, "rows columns"]
 
 STEPS = {torch.int8: 127, torch.int16: 32767}
 """Fixed-point Gram matrices hold cosines, in this many steps from 0 to 1."""
@@ -63,43 +56,19 @@ def build(problem: Problem, dtype: torch.dtype) -> Gram:
     count, steps = len(units), STEPS[dtype]
     # NumPy's allocations ask for huge pages, which the scattered reads of a pursuit thank for.
     values = np.empty((count, row_length(count)), str(dtype).removeprefix("torch."))
+    table = torch.from_numpy(values)
     # One for all panels: of many, the allocator keeps some that are free.
     room = units.new_empty(min(count, PANEL) ** 2)
     for top in range(0, count, PANEL):
         for left in range(top, count, PANEL):
             rows, columns = units[top : top + PANEL], units[left : left + PANEL]
-            part = room[: len(rows) * len(columns)].view(len(rows), len(columns))
-            torch.mm(rows, columns.T, out=part)
-            fixed = partial(fix, part=part.numpy(), steps=steps, corner=(top, left), out=values)
-            in_threads(fixed, len(part), BLOCK)
+            panel = room[: len(rows) * len(columns)].view(len(rows), len(columns))
+            torch.mm(rows, columns.T, out=panel)
+            panel.mul_(steps).round_().clamp_(-steps, steps)
+            table[top : top + len(rows), left : left + len(columns)] = panel
+            table[left : left + len(columns), top : top + len(rows)] = panel.T
     # Half a step, and a twentieth of that for the float32 products.
     return Gram(values, (norms / steps).numpy(), 0.525 / steps)
-
-
-@kernel
-def fix(
-    first: int, last: int, part: Panel, steps: int, corner: tuple[int, int], out: Table
-) -> None:
-    """Rows `first` to `last` of a panel, and their mirror image, in so many steps from 0 to 1."""
-    top, left = corner
-    scale = part.dtype.type(steps)
-    half = part.dtype.type(0.5)
-    for begin in range(first, last, BLOCK):
-        end = min(begin + BLOCK, last)
-        for low in range(0, part.shape[1], BLOCK):
-            high = min(low + BLOCK, part.shape[1])
-            for i in range(begin, end):
-                line, row = part[i, low:high], out[top + i, left + low : left + high]
-                for x in range(line.shape[0]):
-                    value = min(max(line[x] * scale, -scale), scale)
-                    row[x] = np.int32(value + (half if value > 0 else -half))
-            if top == left:
-                continue
-            for j in range(low, high):
-                row = out[left + j, top + begin : top + end]
-                column = out[top + begin : top + end, left + j]
-                for x in range(row.shape[0]):
-                    row[x] = column[x]
 
 
 def solve_by_gram(

@@ -89,7 +89,7 @@ def search_by(problem: Problem, way: Way) -> Search:
         return Exhaustive(problem)
     if way is Way.BFLOAT16:
         return Bfloat16(problem)
-    return EightBit(problem, by_torch=way is Way.BYTES)
+    return EightBit(problem)
 
 
 def _in_lockstep(problem: Problem, plan: Plan, progress: bool) -> SparseCode:

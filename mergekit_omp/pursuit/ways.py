@@ -15,8 +15,7 @@ class Way(Enum):
 
     FLOAT = "products in the working dtype"
     BFLOAT16 = "products in bfloat16"
-    BYTES = "products of 8-bit integers, by torch"
-    REGISTERS = "products of 8-bit integers, in registers"
+    BYTES = "products of 8-bit integers"
     GRAM = "a Gram matrix"
 
     @property
@@ -35,10 +34,6 @@ def obstacle(way: Way, device: torch.device) -> str | None:
         return reason
     if way is Way.BYTES and not torch_has_bytes():
         return "the processor has no products of 8-bit integers that torch knows (VNNI or AMX)"
-    if way is Way.REGISTERS and not (
-        has_instructions("avx512_vnni") and compiled.compiles_for("avx512vnni")
-    ):
-        return "the processor has no AVX512-VNNI, or Numba does not compile for it"
     return None
 
 

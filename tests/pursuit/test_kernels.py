@@ -72,13 +72,12 @@ def pursue_everything() -> None:
     targets, atoms = dictionary(9, 130, 12)
     problem = prepare(targets, atoms, 6, None)
     expected = solve_in_lockstep(problem, Exhaustive(problem))
-    for by_torch in (True, False):
-        code = solve_in_lockstep(problem, EightBit(problem, by_torch))
-        assert torch.equal(code.indices, expected.indices)
+    code = solve_in_lockstep(problem, EightBit(problem))
+    assert torch.equal(code.indices, expected.indices)
     # More atoms that may be the largest than there are places for.
     near = 9 * atoms[:1] * (1 + torch.arange(700)[:, None] / 1e6)
     crowd = prepare(near[:2] + targets[:2] / 9, torch.cat([atoms, near]), 1, None)
-    EightBit(crowd, by_torch=False).find(crowd.targets, torch.zeros(2, 830, dtype=torch.bool))
+    EightBit(crowd).find(crowd.targets, torch.zeros(2, 830, dtype=torch.bool))
     for dtype in STEPS:
         for verified in (True, False):
             code, hard = solve_by_gram(problem, build(problem, dtype), 9, verified)
