@@ -13,6 +13,7 @@ from mergekit_omp.commands.compare import compare
 from mergekit_omp.commands.demo import demo
 from mergekit_omp.commands.evaluate import evaluate
 from mergekit_omp.commands.grow import grow
+from mergekit_omp.commands.heal import heal
 from mergekit_omp.commands.inspect import inspect
 from mergekit_omp.commands.report import report
 from mergekit_omp.commands.swap import swap
@@ -40,6 +41,7 @@ main.add_command(compare)
 main.add_command(demo)
 main.add_command(evaluate)
 main.add_command(grow)
+main.add_command(heal)
 main.add_command(inspect)
 main.add_command(report)
 main.add_command(swap)

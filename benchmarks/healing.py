@@ -1,0 +1,188 @@
+"""What training the approximated rows wins, step by step, and what a better start saves.
+
+Swaps tokenizers between the models of `benchmarks/quality` (trained by it where they are not made
+yet), heals each swap by `mergekit_omp.healing` from several starts, and prints bits per byte of the
+held-out text by steps. The ceiling is what rows reach that are trained until it no longer falls.
+What was healed once is not healed again, and a run that is killed goes on where it was:
+
+    python benchmarks/healing.py --corpus FOLDER --out DIR --pairs X:Z Z:X
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import transformers
+
+from benchmarks.quality.cache import default_cache_dir
+from benchmarks.quality.corpus import read_texts
+from benchmarks.quality.measuring import PairBench
+from benchmarks.quality.merging import merge
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.models import make_models
+from benchmarks.quality.plans import SMALL
+from mergekit_omp.healing.heal import heal
+from mergekit_omp.healing.settings import Settings
+from mergekit_omp.healing.texts import Parted
+
+SHOWN = (0, 25, 50, 100, 150, 200, 300)
+"""Steps in the table."""
+
+
+@dataclass(frozen=True)
+class Healed:
+    """Bits per byte of the held-out text by steps, from one start."""
+
+    pair: str
+    start: str
+    own: float
+    """The base's with its own tokenizer."""
+    curve: dict[int, float]
+    interval: tuple[float, float]
+    """Of what all steps won."""
+
+    @property
+    def best(self) -> float:
+        return min(self.curve.values())
+
+    def steps_to(self, level: float) -> int | None:
+        """After how many steps it was as good as `level`."""
+        return next((step for step, value in sorted(self.curve.items()) if value <= level), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where results are kept")
+    parser.add_argument("--corpus", type=Path, help="a folder of .txt files: more text")
+    parser.add_argument("--pairs", nargs="+", default=["X:Z", "Z:X"], metavar="BASE:DONOR")
+    parser.add_argument("--starts", nargs="+", default=["zero", "omp", "kriging"])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--ceiling", type=int, default=0, help="steps at most to the ceiling")
+    arguments = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    results, ceilings = [], {}
+    for pair in arguments.pairs:
+        bench, texts = prepared(pair, arguments.corpus)
+        for start in arguments.starts:
+            results.append(healed(bench, pair, start, texts, arguments.out, arguments.steps))
+        if arguments.ceiling:
+            long = healed(
+                bench, pair, "kriging", texts, arguments.out, arguments.ceiling, patience=4
+            )
+            ceilings[pair] = long
+    print(tables(results, ceilings))
+
+
+def prepared(pair: str, corpus: Path | None) -> tuple[PairBench, Parted]:
+    """The two models, what the base was trained on, and the held-out text."""
+    base, _, donor = pair.partition(":")
+    texts = read_texts(corpus, SMALL.corpus, SMALL.held_out_bytes, SMALL.document_characters)
+    specs = [spec for spec in SMALL.models if spec.name in (base, donor)]
+    models = make_models(
+        specs, [texts.mixed(spec.shares) for spec in specs], default_cache_dir(), progress=True
+    )
+    bench = PairBench(models[base], models[donor], texts.held_out, default_cache_dir())
+    (read,) = (texts.mixed(spec.shares) for spec in specs if spec.name == base)
+    return bench, Parted(tuple(read), tuple(document.text for document in texts.held_out))
+
+
+def healed(
+    bench: PairBench,
+    pair: str,
+    start: str,
+    texts: Parted,
+    out: Path,
+    steps: int,
+    patience: int = 1000,
+) -> Healed:
+    """One swap healed, from what is kept in `out` where it is."""
+    name = f"{pair.replace(':', '-')}-{start.replace(' ', '-')}"
+    kept = out / f"{name}-{steps}.json"
+    if not kept.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        swapped = out / name
+        if not swapped.exists():
+            (method,) = (method for method in METHODS if method.label == start)
+            merge(method, bench.base, bench.donor, swapped)
+        settings = Settings(steps=steps, patience=patience, batch_size=8, context=256)
+        result = heal(
+            str(swapped),
+            str(out / f"{name}-{steps}"),
+            texts,
+            settings,
+            progress=True,
+            say=lambda line: print(f"{pair}, {start}: {line}", file=sys.stderr),
+        )
+        kept.write_text(json.dumps(result["healing"], indent=1), encoding="utf-8")
+    bits = json.loads(kept.read_text(encoding="utf-8"))["bits_per_byte"]
+    own = bench.own().documents
+    low, high = bits["won_interval"]
+    return Healed(
+        pair=pair,
+        start=start,
+        own=sum(document.bits for document in own) / sum(document.bytes for document in own),
+        curve={0: bits["before"], **{int(step): value for step, value in bits["evaluations"]}},
+        interval=(low, high),
+    )
+
+
+def tables(results: Sequence[Healed], ceilings: dict[str, Healed]) -> str:
+    """Bits per byte by steps, then what a start saves, then shares of the ceiling."""
+    known = [step for step in SHOWN if all(step in result.curve for result in results)]
+    lines = [
+        "| pair | start | " + " | ".join(f"{step} steps" for step in known) + " | won |",
+        "|---|---|" + "---:|" * (len(known) + 1),
+    ]
+    for result in results:
+        cells = [f"{result.curve[step]:.3f}" for step in known]
+        low, high = result.interval
+        cells.append(f"{result.curve[0] - result.best:.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {arrow(result.pair)} | {result.start} | " + " | ".join(cells) + " |")
+    lines += ["", "| pair | start | steps to what `kriging` has untrained | steps to its end |"]
+    lines += ["|---|---|---:|---:|"]
+    for pair in dict.fromkeys(result.pair for result in results):
+        of_pair = {result.start: result for result in results if result.pair == pair}
+        if "kriging" not in of_pair:
+            continue
+        best = of_pair["kriging"]
+        for start, result in of_pair.items():
+            reached = [result.steps_to(best.curve[0]), result.steps_to(best.best)]
+            cells = [str(step) if step is not None else "not reached" for step in reached]
+            lines.append(f"| {arrow(pair)} | {start} | {cells[0]} | {cells[1]} |")
+    if ceilings:
+        lines += ["", "| pair | own tokenizer | zero | ceiling | steps | " + "shares of it |"]
+        lines += ["|---|---:|---:|---:|---:|---|"]
+    for pair, long in ceilings.items():
+        of_pair = {result.start: result for result in results if result.pair == pair}
+        zero = of_pair["zero"].curve[0]
+        shares = ", ".join(
+            f"{start} {(zero - result.curve[0]) / (zero - long.best):.0%}"
+            for start, result in of_pair.items()
+            if start != "zero"
+        )
+        best = min(long.curve, key=lambda step: long.curve[step])
+        lines.append(
+            f"| {arrow(pair)} | {long.own:.3f} | {zero:.3f} | {long.best:.3f} | {best} | {shares} |"
+        )
+    return "\n".join(lines)
+
+
+def arrow(pair: str) -> str:
+    return pair.replace(":", " <- ")
+
+
+if __name__ == "__main__":
+    main()
