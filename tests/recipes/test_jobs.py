@@ -141,8 +141,8 @@ def test_healing_trains_the_new_rows_and_nothing_else(
     swap_into(tmp_path / "out", str(small(base)), donor)
     write_words_with_new_tokens(tmp_path)
     (command, *_) = fences("healing", "sh")
-    options = ["--split", "line", "--context", "8", "--batch-size", "2", "--steps", "4"]
-    done = CliRunner().invoke(main, [*command.split()[1:], *options, "--every", "2"])
+    options = "--split line --context 16 --steps 20 --every 10 --learning-rate 0.02"
+    done = CliRunner().invoke(main, [*command.split()[1:], *options.split()])
     assert done.exit_code == 0, done.output
     origin = np.load("out/tokenizer_transplant.npz")["origin.0.0"]
     new = set(np.flatnonzero(origin == Origin.APPROXIMATED).tolist())
