@@ -87,7 +87,8 @@ def heal(
             result = compared([before, after], text.held_out, None)
             entry = work.entry(trained, rows, sorted(body), result)
             write_card(Path(out), stage, record, entry)
-            save_record(str(stage), {**record, "healing": [*record.get("healing", []), entry]})
+            record = {**record, "healing": [*record.get("healing", []), entry]}
+            save_record(str(stage), record, None)
             directory.publish()
     finally:
         directory.close()

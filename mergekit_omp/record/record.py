@@ -45,13 +45,16 @@ def transplant_record(
 
 
 def save_record(
-    folder: str, record: dict[str, Any], facts: Mapping[tuple[int, int], RowFacts]
+    folder: str, record: dict[str, Any], facts: Mapping[tuple[int, int], RowFacts] | None
 ) -> None:
     """Write the record and the facts on rows into `folder`, when all else is there.
 
+    `facts` of None are those that lie in `folder` already.
+
     The record has the names of all files in `folder`: they are of this merge.
     """
-    row_facts.save(folder, facts)
+    if facts is not None:
+        row_facts.save(folder, facts)
     files = sorted({*os.listdir(folder), FILE_NAME})
     text = json.dumps({**record, "files": files}, indent=2, ensure_ascii=False)
     with open(os.path.join(folder, FILE_NAME), "w", encoding="utf-8") as file:
