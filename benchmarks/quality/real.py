@@ -1,0 +1,181 @@
+"""How the methods fare on real rows: shared tokens of well-trained vocabularies, hidden and made.
+
+Tokens are hidden as `mergekit-omp report` hides them, and their rows made from the others; nothing
+runs a model but the check of sentences, which asks of MiniLM how far its embeddings of texts move.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from benchmarks.quality.methods import PEER, Method
+from benchmarks.quality.packages import PACKAGES, RealRows, read_real_rows
+from benchmarks.quality.sentences import SentenceCheck
+from benchmarks.quality.statistics import RESAMPLES, Estimate
+from mergekit_omp.approximation import APPROXIMATIONS, CodingInputs, MissingRows, Part
+from mergekit_omp.approximation.moments import finite_mean
+from mergekit_omp.report.held_out import hidden_texts
+from mergekit_omp.vocabulary import align
+
+HIDDEN = 1500
+SEEDS = (0, 1)
+HEAD_OF_ZIPF = 1
+"""Use is taken to fall as 1 / (id in the donor's vocabulary + this), Zipf's law."""
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenRows:
+    """A problem whose answer is known."""
+
+    problem: MissingRows
+    tokens: Int64[np.ndarray, "hidden"]
+    """Ids of the donor's vocabulary."""
+    rows: Int64[np.ndarray, "hidden"]
+    """The base's rows of the same tokens."""
+    true: Float[Tensor, "hidden dim"]
+
+
+@dataclass(frozen=True)
+class RealScore:
+    """What one method makes of the hidden tokens of one pair, over all seeds."""
+
+    error: Estimate
+    """Squared error over that of the mean row."""
+    error_by_use: Estimate
+    """The same, each token weighted by Zipf's law."""
+    cosine: Estimate
+    """Mean cosine of the offsets from the mean row."""
+    sentences: float | None
+    """Mean cosine of a sentence's embedding with the one that the true rows give."""
+
+
+def hide(base: RealRows, donor: RealRows, seed: int, count: int = HIDDEN) -> HiddenRows:
+    """Hides `count` shared tokens (a quarter, where that is fewer), drawn at random."""
+    alignment = align(base.vocabulary, donor.vocabulary)
+    shared = np.flatnonzero(alignment.anchors)
+    shared = shared[(shared < len(donor.rows)) & (alignment.source[shared] < len(base.rows))]
+    draw = np.random.default_rng(seed)
+    hidden = np.sort(draw.choice(shared, min(count, len(shared) // 4), replace=False))
+    anchors = np.setdiff1d(shared, hidden)
+    rows = alignment.source[hidden]
+    index = torch.from_numpy(rows)
+    left = base.rows.clone()
+    left[index] = torch.nan
+    inputs = CodingInputs(
+        missing=len(hidden),
+        anchor_rows=torch.from_numpy(alignment.source[anchors]),
+        targets=donor.rows[torch.from_numpy(hidden)],
+        anchors=donor.rows[torch.from_numpy(anchors)],
+        donor=donor.rows,
+        texts=hidden_texts(base.vocabulary, donor.vocabulary, len(left), rows.tolist()),
+    )
+    problem = MissingRows(part=Part.INPUT, base=left, inputs=inputs)
+    return HiddenRows(problem, hidden, rows, base.rows[index])
+
+
+def run_real(methods: Sequence[Method], cache_dir: Path, out: Path) -> str:
+    """Scores `methods` on all pairs of `PACKAGES`; writes real.json and real.md to `out`."""
+    real = {name: read_real_rows(name, cache_dir) for name in PACKAGES}
+    sentences = SentenceCheck(real["MiniLM"])
+    found: dict[str, dict[str, RealScore]] = {}
+    for base, donor in permutations(real, 2):
+        pair = f"{base} <- {donor}"
+        found[pair] = score_pair(
+            real[base], real[donor], methods, sentences if base == "MiniLM" else None
+        )
+        print(f"{pair}: done", file=sys.stderr, flush=True)
+        out.mkdir(parents=True, exist_ok=True)
+        plain = {p: {m: asdict(s) for m, s in scores.items()} for p, scores in found.items()}
+        (out / "real.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
+        (out / "real.md").write_text(real_report(found), encoding="utf-8")
+    return real_report(found)
+
+
+def score_pair(
+    base: RealRows,
+    donor: RealRows,
+    methods: Sequence[Method],
+    sentences: SentenceCheck | None = None,
+    seeds: Sequence[int] = SEEDS,
+    count: int = HIDDEN,
+) -> dict[str, RealScore]:
+    """Every method on the same hidden tokens, those of all seeds taken together."""
+    problems = [hide(base, donor, seed, count) for seed in seeds]
+    found = {}
+    for method in methods:
+        if method.approximation == PEER:
+            continue
+        parts, cosines = [], []
+        for hidden in problems:
+            rows = APPROXIMATIONS[method.approximation](**method.parameters).rows(hidden.problem)
+            parts.append(_errors(hidden, rows))
+            if sentences is not None:
+                cosines.append(sentences.cosine(hidden.rows, rows))
+        squared, of_mean, cosine, use = (
+            np.concatenate(column) for column in zip(*parts, strict=True)
+        )
+        found[method.label] = RealScore(
+            error=_ratio(squared, of_mean),
+            error_by_use=_ratio(squared * use, of_mean * use),
+            cosine=_ratio(cosine, np.ones_like(cosine)),
+            sentences=float(np.mean(cosines)) if cosines else None,
+        )
+    return found
+
+
+def _errors(hidden: HiddenRows, rows: Float[Tensor, "hidden dim"]) -> tuple[np.ndarray, ...]:
+    """Of each token: squared error, that of the mean row, cosine of the offsets, weight by use."""
+    mean = finite_mean(hidden.problem.base).to(rows.dtype)
+    offset, wanted = rows - mean, hidden.true - mean
+    return (
+        (offset - wanted).square().sum(1).numpy(),
+        wanted.square().sum(1).numpy(),
+        torch.cosine_similarity(offset, wanted, dim=1).numpy(),
+        1 / (hidden.tokens + HEAD_OF_ZIPF),
+    )
+
+
+def _ratio(over: Float[np.ndarray, "tokens"], under: Float[np.ndarray, "tokens"]) -> Estimate:
+    """Sum over sum, with the 95% interval of a bootstrap over tokens."""
+    draw = np.random.default_rng(0)
+    drawn = draw.integers(len(over), size=(RESAMPLES, len(over)))
+    low, high = np.quantile(over[drawn].sum(1) / under[drawn].sum(1), (0.025, 0.975))
+    return Estimate(float(over.sum() / under.sum()), float(low), float(high))
+
+
+def real_report(found: Mapping[str, Mapping[str, RealScore]]) -> str:
+    """The tables: errors with intervals, by use, cosines, and of sentences."""
+    lines = ["# Real rows", ""]
+    for title, field in (
+        ("Squared error over that of the mean row, with 95% intervals", "error"),
+        ("The same, tokens weighted by use (Zipf's law)", "error_by_use"),
+        ("Mean cosine of the offsets from the mean row", "cosine"),
+        ("Cosine of MiniLM's sentence embeddings with the original's", "sentences"),
+    ):
+        lines += [f"{title}:", "", *_table(found, field), ""]
+    return "\n".join(lines)
+
+
+def _table(found: Mapping[str, Mapping[str, RealScore]], field: str) -> Iterator[str]:
+    pairs = [p for p in found if any(getattr(s, field) is not None for s in found[p].values())]
+    yield f"| | {' | '.join(pairs)} |"
+    yield f"|---|{'---:|' * len(pairs)}"
+    for label in dict.fromkeys(label for pair in pairs for label in found[pair]):
+        cells = [_cell(getattr(found[pair][label], field)) for pair in pairs]
+        yield f"| {label} | {' | '.join(cells)} |"
+
+
+def _cell(value: Estimate | float) -> str:
+    if isinstance(value, Estimate):
+        return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    return f"{value:.4f}"
