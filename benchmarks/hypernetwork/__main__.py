@@ -26,6 +26,7 @@ from mergekit_omp.approximation.hypernetwork.config import HypernetworkConfig, r
 from mergekit_omp.approximation.hypernetwork.network import expected_tensors, multiply_adds
 from mergekit_omp.demo.corpus import standard_library_corpus
 from mergekit_omp.demo.models import DEMO, default_cache_dir, make_models
+from mergekit_omp.demo.training import token_stream
 from mergekit_omp.vocabulary import Vocabulary
 
 ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -88,8 +89,7 @@ def make_hypernetwork(
         AutoModelForCausalLM.from_pretrained(base),
     )
     vocabulary = Vocabulary.from_tokenizer(tokenizer, str(base))
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    stream = torch.tensor([i for ids in encoded for i in (tokenizer.bos_token_id, *ids)])
+    stream = token_stream(tokenizer, texts, with_eos=False)
     pieces = converted(vocabulary)
     config = settings(
         vocabulary,

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import tqdm
 from jaxtyping import Int64
 from torch import Tensor
 from torch.nn import functional
@@ -27,6 +26,7 @@ from transformers import LlamaForCausalLM
 from benchmarks.hypernetwork.making import Merges, merged, merges_of, random_weights
 from mergekit_omp.approximation.hypernetwork.config import HypernetworkConfig
 from mergekit_omp.approximation.hypernetwork.network import Network
+from mergekit_omp.demo.descent import descend
 from mergekit_omp.vocabulary import Vocabulary
 from mergekit_omp.vocabulary.content import spelled
 
@@ -78,7 +78,7 @@ def train(
     tokenizer: Mapping[str, Any],
     base: Vocabulary,
     model: LlamaForCausalLM,
-    stream: Int64[Tensor, "tokens"],
+    stream: Int64[Tensor, " tokens"],
     training: Training,
     *,
     progress: bool = False,
@@ -128,10 +128,8 @@ def train(
     optimizer = torch.optim.AdamW(
         learnt, training.learning_rate, betas=(0.9, 0.98), weight_decay=training.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / training.warmup, 1 - s / training.steps)
-    )
-    for _ in tqdm.trange(training.steps, desc="Hypernetwork", disable=not progress):
+
+    def step_loss() -> Tensor:
         batch = windows[draw.sample(order, training.batch_size)]
         present = sorted(set(batch.flatten().tolist()).intersection(shown))
         chosen = set(draw.sample(present, int(training.hidden_share * len(present))))
@@ -142,18 +140,25 @@ def train(
         ways = [[vocab[p] for p in merged(list(w), merges)][: config.longest] for w in whole]
         new = predicted([draw.choice(cuts[t]) for t in tokens] + ways)
         error = ((new[: len(tokens)] - rows[tokens]) / deviation).square().mean()
-        (loss(batch, tokens, new) + training.rows_weight * error).backward()
-        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        return loss(batch, tokens, new) + training.rows_weight * error
+
+    descend(
+        learnt,
+        optimizer,
+        step_loss,
+        steps=training.steps,
+        warmup=training.warmup,
+        decay=lambda step: 1 - step / training.steps,
+        label="Hypernetwork",
+        progress_line=0 if progress else None,
+    )
     with torch.no_grad():
         found = float(loss(checked, out_of_sight, predicted([cuts[t][0] for t in out_of_sight])))
     kept = {name: tensor.detach().clone() for name, tensor in weights.items()}
     return Trained(kept, found, blind, own)
 
 
-def _pairs(stream: Int64[Tensor, "tokens"], base: Vocabulary, count: int) -> set[tuple[int, int]]:
+def _pairs(stream: Int64[Tensor, " tokens"], base: Vocabulary, count: int) -> set[tuple[int, int]]:
     """The most frequent pairs of neighbours that are no token of the base when joined."""
     tokens = stream.tolist()
     found = Counter(itertools.pairwise(tokens))

@@ -44,8 +44,8 @@ class RowErrors:
 
 
 def hidden_tokens(
-    base: Vocabulary, output: Vocabulary, mergeable: Bool[np.ndarray, "base_tokens"], share: float
-) -> Int64[np.ndarray, "hidden"]:
+    base: Vocabulary, output: Vocabulary, mergeable: Bool[np.ndarray, " base_tokens"], share: float
+) -> Int64[np.ndarray, " hidden"]:
     """Ids of the output of a seeded sample of anchors, of those that the base can spell out."""
     alignment = align(base, output)
     candidates = np.flatnonzero(alignment.anchors)
@@ -149,7 +149,7 @@ def matrices(path: Path) -> dict[str, Float[Tensor, "tokens dim"]]:
 def row_errors(
     ours: Float[Tensor, "tokens dim"],
     true: Float[Tensor, "tokens dim"],
-    weights: Float[Tensor, "tokens"],
+    weights: Float[Tensor, " tokens"],
 ) -> RowErrors:
     """Means over tokens, each of its weight."""
     weights = weights.double() / weights.double().sum()

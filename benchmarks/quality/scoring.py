@@ -35,7 +35,7 @@ class DocumentBits:
 def score(
     path: Path,
     texts: Sequence[str],
-    new: Bool[np.ndarray, "tokens"] | None = None,
+    new: Bool[np.ndarray, " tokens"] | None = None,
     device: str = "cpu",
 ) -> list[DocumentBits]:
     """Scores the model in `path` with its own tokenizer; `new` says which ids have new rows."""

@@ -75,7 +75,7 @@ def compare(
     }
 
 
-def _estimate(draws: Float[np.ndarray, "draws"]) -> Estimate:
+def _estimate(draws: Float[np.ndarray, " draws"]) -> Estimate:
     low, high = np.quantile(draws[1:], (0.025, 0.975))
     return Estimate(float(draws[0]), float(low), float(high))
 

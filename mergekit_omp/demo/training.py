@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import tqdm
 from jaxtyping import Int64
 from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from mergekit_omp.demo.descent import descend
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def train_further(
     label: str = "training",
 ) -> None:
     """Trains a model in place, as `train_model` trains a new one. Raises what it raises."""
-    stream = _token_stream(tokenizer, texts)
+    stream = token_stream(tokenizer, texts)
     _fit(model, training, stream, progress_line=progress_line, label=label)
 
 
@@ -108,13 +109,13 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> L
     )
 
 
-def _token_stream(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+def token_stream(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, with_eos: bool = True
 ) -> Int64[Tensor, "tokens"]:
-    """All texts one after the other, each between bos and eos."""
+    """All texts one after the other, each with bos before it, and eos after it `with_eos`."""
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return torch.tensor([token for ids in encoded for token in (bos, *ids, eos)])
+    after = (tokenizer.eos_token_id,) if with_eos else ()
+    return torch.tensor([i for ids in encoded for i in (tokenizer.bos_token_id, *ids, *after)])
 
 
 def _batches(
@@ -158,32 +159,21 @@ def _fit(
         betas=(0.9, 0.98),
         fused=True,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(
-            (step + 1) / training.warmup,
-            0.5 * (1 + math.cos(math.pi * step / training.steps)),
-        ),
-    )
     batches = _batches(stream, training)
+
+    def loss() -> Tensor:
+        batch = next(batches)
+        logits = model(batch[:, :-1]).logits
+        return functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
     model.train()
-    # tqdm shows a bar on a terminal only where `disable` is None.
-    with tqdm.tqdm(
-        total=training.steps,
-        desc=label,
-        unit="step",
-        position=progress_line,
-        disable=True if progress_line is None else None,
-    ) as bar:
-        for step in range(training.steps):
-            batch = next(batches)
-            logits = model(batch[:, :-1]).logits
-            loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            if step % 10 == 0:
-                bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
-            bar.update()
+    descend(
+        list(model.parameters()),
+        optimizer,
+        loss,
+        steps=training.steps,
+        warmup=training.warmup,
+        decay=lambda step: 0.5 * (1 + math.cos(math.pi * step / training.steps)),
+        label=label,
+        progress_line=progress_line,
+    )
