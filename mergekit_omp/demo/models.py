@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import transformers
 
-from mergekit_omp.demo import corpus, tokenizers, training
+from mergekit_omp.demo import corpus, descent, tokenizers, training
 from mergekit_omp.demo.completed import completed
 from mergekit_omp.demo.corpus import CorpusSpec, Document, TextKind, standard_library_corpus
 from mergekit_omp.demo.tokenizers import TokenizerStyle, train_tokenizer
@@ -191,7 +191,7 @@ def _entry(cache_dir: Path, name: str, settings: list[dict[str, Any]]) -> Path:
             library: importlib.metadata.version(library)
             for library in ("torch", "transformers", "tokenizers")
         },
-        "code": [inspect.getsource(module) for module in (corpus, tokenizers, training)],
+        "code": [inspect.getsource(module) for module in (corpus, tokenizers, training, descent)],
     }
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
     return cache_dir / f"{name}-{digest[:16]}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from small_demo import SMALL_DEMO
@@ -48,13 +50,23 @@ def test_swaps_and_reports(cache, tmp_path):
     assert shown["tokenizer_source"] == "./models/donor"
 
 
-def test_a_failing_command_is_shown_whole(cache, tmp_path):
-    broken = Run("broken", ("mergekit-yaml", "no-such-config.yml", "out"), "out")
-    with pytest.raises(CommandFailed) as failure:
-        run_demo(cache, tmp_path, spec=SMALL_DEMO, runs=[broken], echo=lambda line: None)
-    assert failure.value.returncode != 0
-    assert "no-such-config.yml" in failure.value.output
-    assert "mergekit-yaml no-such-config.yml out" in str(failure.value)
+@pytest.fixture
+def small(monkeypatch):
+    """Have the command run other commands than its own, on small models."""
+
+    def make(*runs):
+        smaller = functools.partial(run_demo, spec=SMALL_DEMO, runs=runs)
+        monkeypatch.setattr(demo_run, "run_demo", smaller)
+
+    return make
+
+
+def test_a_failing_command_is_shown_whole(cache, small):
+    small(Run("broken", ("mergekit-yaml", "no-such-config.yml", "out"), "out"))
+    result = CliRunner().invoke(main, ["demo", "--cache", str(cache)])
+    assert result.exit_code == 2
+    assert "'no-such-config.yml' does not exist" in result.output
+    assert "`mergekit-yaml no-such-config.yml out` failed with exit status 2" in result.output
 
 
 def test_a_missing_command_is_named(tmp_path):
@@ -76,33 +88,26 @@ def test_every_config_of_a_run_is_in_the_package():
             assert config["models"] == [{"model": "./models/base"}]
 
 
-def test_the_command_passes_a_failure_on(monkeypatch, tmp_path):
-    def fail(*args, **kwargs):
-        raise CommandFailed(["mergekit-yaml", "omp.yml", "omp"], 3, "line one\nline two")
+def test_the_commands_options(cache, small, tmp_path):
+    def made():
+        return {path: path.stat().st_mtime_ns for path in cache.glob("*/model.safetensors")}
 
-    monkeypatch.setattr(demo_run, "run_demo", fail)
-    result = CliRunner().invoke(main, ["demo", "--cache", str(tmp_path)])
-    assert result.exit_code == 3
-    assert "line one\nline two" in result.output
-    assert "`mergekit-yaml omp.yml omp` failed with exit status 3" in result.output
-
-
-def test_the_command_passes_its_options_on(monkeypatch, tmp_path):
-    seen = {}
-
-    def remember(cache_dir, folder, **options):
-        seen.update(options, cache=cache_dir, folder=folder)
-
-    monkeypatch.setattr(demo_run, "run_demo", remember)
-    keep = tmp_path / "kept"
-    result = CliRunner().invoke(
-        main,
-        ["demo", "--cache", str(tmp_path), "--keep", str(keep), "--threads", "3", "--fresh"],
-    )
-    assert result.exit_code == 0, result.output
-    assert (seen["cache"], seen["folder"]) == (tmp_path, keep)
-    assert (seen["threads"], seen["fresh"]) == (3, True)
-    assert str(keep) in result.output
+    small()
+    keep, threads = tmp_path / "kept", torch.get_num_threads()
+    try:
+        words = ["demo", "--cache", str(cache), "--keep"]
+        first = CliRunner().invoke(main, [*words, str(keep), "--threads", "3"])
+        assert first.exit_code == 0, first.output
+        assert torch.get_num_threads() == 3
+        assert f"Models, configs and merged models are in {keep}." in first.output
+        assert (keep / "models" / "donor" / "config.json").is_file()
+        before = made()
+        again = CliRunner().invoke(main, [*words, str(tmp_path / "again"), "--fresh"])
+        assert again.exit_code == 0, again.output
+        assert before.keys() == made().keys() and len(before) == 2
+        assert all(made()[path] > time for path, time in before.items()), "trained again"
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path):

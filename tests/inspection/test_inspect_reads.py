@@ -14,16 +14,10 @@ import peft
 import pytest
 import torch
 from huggingface_hub.utils import SafetensorsFileMetadata, SafetensorsRepoMetadata, TensorInfo
-from mergekit.common import ModelReference
-from mergekit.io.tasks import LoaderCache, LoadTensor
-from mergekit.options import MergeOptions
 from merges import merge_here, swap
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-
-from mergekit_omp.models.headers import header
-from mergekit_omp.plugin.rehearsal import _loader
 
 
 def hollow(path: Path, to: Path) -> Path:
@@ -120,36 +114,35 @@ def test_a_lora_is_not_merged(
 
 
 def test_a_model_that_is_not_here_has_its_headers_fetched(
-    base: Path, tmp_path: Path, monkeypatch: Any
+    base: Path, donor: Path, tmp_path: Path, facts: Any, monkeypatch: Any
 ) -> None:
-    name = "someone/model"
+    # Downloaded are its config and its tokenizer, as transformers has done by then.
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    held = tmp_path / "hub" / "models--someone--model"
+    weights = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(base, held / "snapshots" / commit, ignore=weights)
+    (held / "refs").mkdir()
+    (held / "refs" / "v2").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with safe_open(base / "model.safetensors", framework="pt") as file:
         tensors = {
-            key: TensorInfo(
-                dtype="BF16", shape=file.get_slice(key).get_shape(), data_offsets=(0, 0)
-            )
+            key: TensorInfo(dtype="F32", shape=file.get_slice(key).get_shape(), data_offsets=(0, 0))
             for key in file.keys()  # noqa: SIM118
         }
-    metadata = SafetensorsRepoMetadata(
-        metadata=None,
-        sharded=False,
-        weight_map=dict.fromkeys(tensors, "model.safetensors"),
-        files_metadata={"model.safetensors": SafetensorsFileMetadata({}, tensors)},
-    )
     asked = []
 
     def answer(repository: str, *, revision: str | None) -> SafetensorsRepoMetadata:
         asked.append((repository, revision))
-        return metadata
+        return SafetensorsRepoMetadata(
+            metadata=None,
+            sharded=False,
+            weight_map=dict.fromkeys(tensors, "model.safetensors"),
+            files_metadata={"model.safetensors": SafetensorsFileMetadata({}, tensors)},
+        )
 
     monkeypatch.setattr(huggingface_hub, "get_safetensors_metadata", answer)
-    options = MergeOptions(transformers_cache=str(tmp_path / "cache"))
-    reference = ModelReference.parse(f"{name}@v2")
-    loader = _loader(reference, options)
-    assert asked == [(name, "v2")]
-    monkeypatch.setitem(LoaderCache.loaders, reference, loader)
-    found = header(LoadTensor(model=reference, tensor="lm_head.weight"))
-    assert found is not None
-    assert found.is_meta
-    assert found.dtype == torch.bfloat16
-    assert list(found.shape) == tensors["lm_head.weight"].shape
+    found = told(facts(swap("someone/model@v2", donor)))
+    assert asked == [("someone/model", "v2")]
+    here = told(facts(swap(base, donor)))
+    assert names_removed(found, Path("someone/model@v2")) == names_removed(here, base)

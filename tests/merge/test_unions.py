@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from small_models import load, save_model
 
 from mergekit_omp.models.union import union_tokenizer
-from mergekit_omp.transplant.tasks import AlignedVocabulary
 
 K = {"k": 4}
 EMBEDDING = "model.embed_tokens.weight"
@@ -94,32 +93,23 @@ def test_published_vocabularies_unite(real_tokenizer: Any) -> None:
     assert len(union.gained) > 40_000
 
 
-@pytest.fixture
-def aligned(merge: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Merge by a config; the output, and each model's input embedding as the merge saw it."""
-    seen: list[dict[ModelReference, torch.Tensor]] = []
-    execute = AlignedVocabulary.execute
-
-    def watched(self: AlignedVocabulary, **inputs: Any) -> dict[ModelReference, torch.Tensor]:
-        seen.append(execute(self, **inputs))
-        return seen[-1]
-
-    monkeypatch.setattr(AlignedVocabulary, "execute", watched)
-
-    def run(config: dict[str, Any]) -> tuple[Path, dict[str, torch.Tensor]]:
-        out = merge(config)
-        (found,) = seen
-        return out, {str(model): tensor for model, tensor in found.items()}
-
-    return run
+def aligned(
+    merge: Any, models: list[Path], source: Path | str
+) -> tuple[Path, dict[Path, torch.Tensor]]:
+    """A sum of models: an output, and each model's aligned input embedding, its weight 1 alone."""
+    outs = {
+        model: merge(weighed(dict.fromkeys(models, 0.0) | {model: 1.0}, source), f"only_{i}")
+        for i, model in enumerate(models)
+    }
+    return outs[models[0]], {model: tensors(out)[EMBEDDING] for model, out in outs.items()}
 
 
-def test_each_model_gets_what_it_lacks_in_its_own_space(models: Any, aligned: Any) -> None:
+def test_each_model_gets_what_it_lacks_in_its_own_space(models: Any, merge: Any) -> None:
     order = [
         models(f"tied_{kind}", kind, hidden=16, layers=1, tied=True, seed=seed)
         for seed, kind in enumerate(("sentencepiece_bpe", "byte_level", "wordpiece"))
     ]
-    out, seen = aligned(weighed(dict.fromkeys(order, 1.0), "union"))
+    out, seen = aligned(merge, order, "union")
     ids = strings(out)
     vocabularies = [strings(path) for path in order]
     for path, own in zip(order, vocabularies, strict=True):
@@ -129,8 +119,8 @@ def test_each_model_gets_what_it_lacks_in_its_own_space(models: Any, aligned: An
         alone = sorted(t for t in own if t not in others and not t.startswith("<0x"))
         assert len(alone) > 500
         for token in alone:
-            assert torch.equal(seen[str(path)][ids[token]], held[own[token]]), token
-        empty = {i for i, norm in enumerate(seen[str(path)].norm(dim=1).tolist()) if norm == 0}
+            assert torch.equal(seen[path][ids[token]], held[own[token]]), token
+        empty = {i for i, norm in enumerate(seen[path].norm(dim=1).tolist()) if norm == 0}
         # A fresh model's row of the padding token is zero.
         assert empty <= {i for token, i in ids.items() if "pad" in token.lower()}
     # In the config's order: the first that owns a token serves it.
@@ -141,7 +131,7 @@ def test_each_model_gets_what_it_lacks_in_its_own_space(models: Any, aligned: An
 
 
 def test_a_fine_tune_and_its_base_get_the_same_coefficients(
-    models: Any, tmp_path: Path, aligned: Any
+    models: Any, tmp_path: Path, merge: Any
 ) -> None:
     """With rows twice as long, what is approximated is twice as long; a zero row is no anchor."""
     base = models("tied", "sentencepiece_bpe", hidden=16, layers=1, tied=True)
@@ -151,10 +141,8 @@ def test_a_fine_tune_and_its_base_get_the_same_coefficients(
     held[EMBEDDING] = held[EMBEDDING] * 2
     held[EMBEDDING][900:1100] = 0
     save_file(held, tuned / "model.safetensors", metadata={"format": "pt"})
-    order = {base: 1.0, tuned: 1.0, code: 0.0}
-    config = weighed(order, code)
-    out, seen = aligned(config)
-    of_base, of_tuned = seen[str(base)], seen[str(tuned)]
+    out, seen = aligned(merge, [base, tuned, code], code)
+    of_base, of_tuned = seen[base], seen[tuned]
     (entry,) = next(m["tensors"] for m in record(out)["models"] if m["model"] == base.name)
     same = ((of_base * 2 - of_tuned).abs() < 1e-5).all(dim=1)
     zero = (of_tuned == 0).all(dim=1)
