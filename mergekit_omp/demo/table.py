@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mergekit_omp.demo.corpus import TextKind
+from mergekit_omp.outside.columns import Columns
 
 WIDTH = 80
 
@@ -28,19 +29,18 @@ class Row:
 def rendered(rows: Sequence[Row]) -> str:
     """The table. Bits per byte are of held-out text: all of it, and by kind."""
     kinds = list(TextKind)
+    columns = Columns("<22", ">7", ">7", "<2", *[">8"] * (1 + len(kinds)))
+    over = Columns("<22", ">14", "<2", ">32")
     lines = [
-        f"{'':22}{'token rows':>14}  {'bits per byte, held-out text':>32}",
-        f"{'':22}{'copied':>7}{'new':>7}  "
-        + "".join(f"{name:>8}" for name in ("all", *(kind.value for kind in kinds))),
+        over.line("", "token rows", "", "bits per byte, held-out text"),
+        columns.line("", "copied", "new", "", "all", *(kind.value for kind in kinds)),
         "-" * (38 + 8 * (1 + len(kinds))),
     ]
     for row in rows:
         numbers = (row.bits_per_byte, *(row.by_kind[kind] for kind in kinds))
-        lines.append(
-            f"{row.label:22}{_count(row.copied):>7}{_count(row.new):>7}  "
-            + "".join(f"{number:>8.3f}" for number in numbers)
-        )
-    return "\n".join(line.rstrip() for line in lines)
+        figures = [f"{number:.3f}" for number in numbers]
+        lines.append(columns.line(row.label, _count(row.copied), _count(row.new), "", *figures))
+    return "\n".join(lines)
 
 
 def wrapped(label: str, text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from mergekit_omp.outside.columns import Columns, fitted, shortened
+
 WIDTH = 80
 _NAME = 19
 _HEAD = ("bits/byte", "95% interval", "shared", "approx.", "top-1 as base")
@@ -19,7 +21,9 @@ def rendered(result: dict[str, Any]) -> str:
     )
     names = {model["model"]: _label(model["model"]) for model in result["models"]}
     width = max(len(name) for name in [*names.values(), "model"])
-    lines = [head, "", _line("model", _HEAD, width), "-" * len(_line("model", _HEAD, width))]
+    columns = Columns(f"<{width + 2}", ">9", "^20", ">6", ">9", ">15")
+    titles = columns.line("model", *_HEAD)
+    lines = [head, "", titles, "-" * len(titles)]
     for model in result["models"]:
         share = model["agreement"]
         base = model["model"] == result["base"]
@@ -34,7 +38,7 @@ def rendered(result: dict[str, Any]) -> str:
             if not share or share["top1"] is None
             else f"{share['top1']:.1%}",
         )
-        lines.append(_line(names[model["model"]], cells, width))
+        lines.append(columns.line(names[model["model"]], *cells))
     pairs = _worth_telling(result)
     if pairs:
         lines.append("")
@@ -65,11 +69,7 @@ def rendered_tasks(results: dict[str, dict[str, dict[str, Any]]]) -> str:
             shown = f"{value:.4f}{spread}" if isinstance(value, (int, float)) else str(value)
             lines.append((task, label, shown, _label(model)))
     head = ("task", "metric", "value", "model")
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(4)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [head, *lines]
-    )
+    return "\n".join(fitted([head, *lines]))
 
 
 def _worth_telling(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -84,17 +84,8 @@ def _worth_telling(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [pair for _, _, pair in sorted(kept, key=lambda found: found[:2])]
 
 
-def _line(name: str, cells: tuple[str, ...], width: int) -> str:
-    bits, interval, shared, approximated, agreement = cells
-    return (
-        f"{name:<{width}}  {bits:>9}  {interval:^16}  {shared:>6}  {approximated:>7}  "
-        f"{agreement:>13}"
-    ).rstrip()
-
-
 def _label(name: str) -> str:
-    """A name, or its end where it is long: that is where names differ."""
-    return name if len(name) <= _NAME else f"...{name[-_NAME + 3 :]}"
+    return shortened(name, _NAME)
 
 
 def _interval(found: list[float] | None) -> str:

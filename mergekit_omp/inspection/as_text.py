@@ -7,11 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mergekit_omp.inspection.checks import warnings
 from mergekit_omp.inspection.facts import NUMBER, Digits, Facts, ModelFacts
+from mergekit_omp.outside.columns import Columns, shortened
 from mergekit_omp.outside.display import visible
 from mergekit_omp.transplant.control import ControlToken, Fate
 from mergekit_omp.vocabulary import DigitScheme, Match
 
 WIDTH = 80
+TOKENS = Columns("<34", ">10", ">9", "<25")
+SAMPLE = Columns("<34", ">10", ">10", ">10")
+PLAN = Columns("<29", ">8", ">9", "<2", "<16", ">8", ">8")
 NAMED = 20
 """Control tokens named in one sentence, at most."""
 ALIKE = 3
@@ -69,13 +73,13 @@ def _tokens(facts: Facts, model: ModelFacts) -> Iterator[str]:
         ("approximated", counts["approximated"], f"from {donors}" if donors else ""),
         ("mean of the rows", counts["without_donor_row"], "no donor has a row"),
     ]
-    yield _title("Tokens of the output", "rows", "share")
+    yield TOKENS.line("Tokens of the output", "rows", "share")
     for name, count, note in lines:
         if count or name == "approximated":
-            yield f"  {name:<32}{count:>10,}{_percent(count / tokens):>9}  {note}".rstrip()
-    yield f"  {'all':<32}{tokens:>10,}{_percent(1.0):>9}"
+            yield TOKENS.line(f"  {name}", f"{count:,}", _percent(count / tokens), f"  {note}")
+    yield TOKENS.line("  all", f"{tokens:,}", _percent(1.0))
     if counts["padding"]:
-        yield f"  {'rows without a token':<32}{counts['padding']:>10,}"
+        yield TOKENS.line("  rows without a token", f"{counts['padding']:,}")
     yield from _wrapped(_also(counts), indent="  ")
 
 
@@ -94,7 +98,7 @@ def _also(counts: dict[str, int]) -> str:
 def _control(model: ModelFacts) -> Iterator[str]:
     if not model.control:
         return
-    yield _title("Control tokens of the output", "get")
+    yield "Control tokens of the output"
     width = min(48, max(len(label) for label, _ in _control_lines(model)) + 2)
     for label, gets in _control_lines(model):
         first, *rest = textwrap.wrap(gets, WIDTH - 2 - width) or [""]
@@ -138,11 +142,11 @@ def _gets(token: ControlToken) -> str:
 
 
 def _texts(facts: Facts, model: ModelFacts) -> Iterator[str]:
-    yield _title("Digits")
+    yield "Digits"
     yield f"  {'model':<10}{_digits(model.digits)}"
     yield f"  {'output':<10}{_digits(facts.digits)}"
     yield ""
-    yield _title("Sample, bytes per token", "model", "output", "copied")
+    yield SAMPLE.line("Sample, bytes per token", "model", "output", "copied")
     unknown = False
     for kind, reading in facts.reading.items():
         figures = [model.reading[kind].bytes_per_token, reading.bytes_per_token]
@@ -150,7 +154,7 @@ def _texts(facts: Facts, model: ModelFacts) -> Iterator[str]:
         unknown |= None in figures
         share = reading.share_of(model.kept)
         copied = "" if share is None else _percent(share)
-        yield f"  {kind:<32}{own:>10}{new:>10}{copied:>10}".rstrip()
+        yield SAMPLE.line(f"  {kind}", own, new, copied)
     yield from _wrapped(
         "copied: the share of the output's tokens in the text whose rows are the model's own."
         + (" lost: the tokenizer cannot spell all of it." if unknown else ""),
@@ -165,7 +169,7 @@ def _digits(digits: Digits) -> str:
 
 
 def _plan(facts: Facts) -> Iterator[str]:
-    yield _title("Plan", "missing", "anchors", "search", "about")
+    yield PLAN.line("Plan", "missing", "anchors", "", "search", "", "about")
     if not facts.steps:
         yield "  No row is approximated."
     models: tuple[str, ...] = ()
@@ -175,16 +179,14 @@ def _plan(facts: Facts) -> Iterator[str]:
             yield from _wrapped(f"for {', '.join(models)}", indent="  ")
         search = step.search or step.method
         seconds = _duration(step.multiply_adds * facts.seconds_per_multiply_add)
-        name = step.tensor if len(step.tensor) <= 26 else "..." + step.tensor[-23:]
-        yield (
-            f"  {name:<27}{step.missing:>8,}{step.anchors:>9,}  {search:<16}"
-            f"{seconds:>8} {step.bytes / 1e9:>4.1f} GB"
-        )
+        name = f"  {shortened(step.tensor, 26)}"
+        sizes = f"{step.missing:,}", f"{step.anchors:,}"
+        yield PLAN.line(name, *sizes, "", search, seconds, _memory(step.bytes))
     if len(facts.steps) > 1:
         adds = sum(step.multiply_adds for step in facts.steps)
         most = max(step.bytes for step in facts.steps)
         total = _duration(adds * facts.seconds_per_multiply_add)
-        yield f"  {'all':<62}{total:>8} {most / 1e9:>4.1f} GB"
+        yield PLAN.line("  all", "", "", "", "", total, _memory(most))
     if facts.steps:
         yield from _wrapped(
             "about: on this machine, as busy as it is now; the memory is that of the "
@@ -234,18 +236,12 @@ def _warnings(facts: Facts) -> Iterator[str]:
         )
 
 
-def _title(name: str, *columns: str) -> str:
-    if columns == ("rows", "share"):
-        return f"{name:<34}{columns[0]:>10}{columns[1]:>9}"
-    if columns == ("model", "output", "copied"):
-        return f"{name:<34}{columns[0]:>10}{columns[1]:>10}{columns[2]:>10}"
-    if len(columns) == 4:
-        return f"{name:<29}{columns[0]:>8}{columns[1]:>9}  {columns[2]:<16}{columns[3]:>16}"
-    return name
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
+
+
+def _memory(size: int) -> str:
+    return f" {size / 1e9:>4.1f} GB"
 
 
 def _duration(seconds: float) -> str:

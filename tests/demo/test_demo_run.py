@@ -64,9 +64,9 @@ def small(monkeypatch):
 def test_a_failing_command_is_shown_whole(cache, small):
     small(Run("broken", ("mergekit-yaml", "no-such-config.yml", "out"), "out"))
     result = CliRunner().invoke(main, ["demo", "--cache", str(cache)])
-    assert result.exit_code == 2
-    assert "'no-such-config.yml' does not exist" in result.output
-    assert "`mergekit-yaml no-such-config.yml out` failed with exit status 2" in result.output
+    assert result.exit_code == 1
+    assert "No such file or directory: 'no-such-config.yml'" in result.output
+    assert "`mergekit-yaml no-such-config.yml out` failed with exit status 1" in result.output
 
 
 def test_a_missing_command_is_named(tmp_path):
