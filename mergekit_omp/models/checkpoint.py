@@ -15,7 +15,7 @@ from mergekit_omp.models.headers import FetchedIndex, torch_dtype
 
 
 def stored_tensors(model: ModelReference) -> dict[str, Tensor]:
-    """A checkpoint's tensors without their data (on the meta device), each file opened once."""
+    """All tensors of a checkpoint on the meta device, by name. Each file is opened once."""
     index = LoaderCache().get(model).index
     if isinstance(index, FetchedIndex):
         return dict(index.headers)
@@ -25,7 +25,7 @@ def stored_tensors(model: ModelReference) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for path, names in files.items():
         if not path.endswith(".safetensors"):
-            # On the meta device torch reads the pickled structure and skips the data.
+            # On the meta device torch reads the structure of the pickle and skips the data.
             pickled = torch.load(path, map_location="meta", weights_only=True)
             pickled = pickled.get("state_dict", pickled)
             found |= {name: pickled[name] for name in names}

@@ -1,9 +1,9 @@
-"""Nothing of a model is lost in silence: every tensor of every model of a merge is planned.
+"""Makes sure that a merge plans every tensor of every model, so that none is lost unnoticed.
 
-mergekit drops what its architecture definitions do not know. Where they leave out a tensor, ask
-for one that the checkpoint holds in another shape, or do not know a vocabulary tensor for what it
-is, the merge is planned by the checkpoint's own names (`layout`). What even that leaves out is an
-error before anything is written, or a warning with mergekit's `--allow-crimes`.
+mergekit drops tensors that its architecture definitions do not name. Where a definition misses a
+tensor, asks for one that the checkpoint lacks, or does not mark a vocabulary tensor as one, the
+merge is planned from the checkpoint's own tensor names instead (`layout`). A tensor that even this
+leaves out is an error before anything is written, or a warning with mergekit's `--allow-crimes`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Layouts = Mapping[ModelReference, CheckpointLayout]
 
 @dataclass(frozen=True, eq=False)
 class CompleteArchitecture:
-    """By what a merge is planned, and what it leaves out all the same."""
+    """The architecture that a merge is planned from, and warnings of tensors that it leaves out."""
 
     architecture: ModelArchitecture
     warnings: tuple[str, ...] = ()
@@ -46,11 +46,13 @@ def complete_architecture(
     dtype: str | None = None,
     modules_named: bool = False,
 ) -> CompleteArchitecture:
-    """An architecture that covers every tensor of `models`, mergekit's own where that does.
+    """An architecture that covers every tensor of `models`: mergekit's own `architecture` if it does.
 
-    `dtype`: what the config casts weights to. `modules_named`: the config speaks of mergekit's modules, so that they have to stay. Raises
-    TransplantError for a tensor that would be lost, one that is not there, a vocabulary tensor of
-    no known part, and a base that has none.
+    `dtype` is what the config casts weights to. `modules_named`: the config has a `modules:` block,
+    whose names are those of mergekit's own architecture, so that this one has to be used.
+
+    Raises TransplantError where a tensor would be lost or is missing, where a vocabulary tensor is
+    neither embedding, head nor head bias, and where the base has no vocabulary tensor.
     """
     tensors = {model: stored_tensors(model) for model in models}
     for model, held in tensors.items():
@@ -85,7 +87,7 @@ def complete_architecture(
 def own_architecture(
     model: ModelReference, options: MergeOptions
 ) -> ConfiguredModelArchitecture | None:
-    """A checkpoint in its own names; None where transformers does not know the model."""
+    """An architecture in the checkpoint's own names; None where transformers cannot build the model."""
     layouts = _layouts({model: stored_tensors(model)}, options)
     if layouts is None:
         return None
@@ -98,7 +100,7 @@ def own_architecture(
 
 
 class _Coverage:
-    """What of the checkpoints an architecture plans, and what it wants that they lack."""
+    """Which tensors of the checkpoints an architecture names, and which it names that they lack."""
 
     def __init__(
         self, architecture: ModelArchitecture, tensors: Tensors, options: MergeOptions
@@ -122,11 +124,11 @@ class _Coverage:
 
     @property
     def whole(self) -> bool:
-        """Whether all that is there is planned, and all that is planned is there."""
+        """Whether every stored tensor is named, and every named tensor is stored."""
         return not any(self.unplanned.values()) and not any(self.absent.values())
 
     def rows(self, model: ModelReference) -> set[int]:
-        """How many rows the vocabulary tensors of a model have; empty where it has none."""
+        """The row counts of a model's vocabulary tensors; empty where it has none."""
         held = self.tensors[model]
         return {
             held[name].shape[weight.vocabulary_axis]
@@ -137,7 +139,7 @@ class _Coverage:
         }
 
     def unmarked(self, model: ModelReference, rows: Collection[int]) -> list[str]:
-        """Planned tensors that may be of the vocabulary by their shape, and are not marked."""
+        """Tensors not marked as vocabulary tensors, one dimension of which is in `rows`."""
         held = self.tensors[model]
         return [
             name
@@ -153,7 +155,7 @@ def _names(weight: WeightInfo) -> tuple[str, ...]:
 
 
 def _layouts(tensors: Tensors, options: MergeOptions) -> Layouts | None:
-    """Every checkpoint as transformers reads it; None where it does not know one of the models."""
+    """Every checkpoint as transformers reads it; None where it cannot build one of the models."""
     known: dict[str, KnownModel | None] = {}
     layouts = {}
     for model, held in tensors.items():
@@ -171,7 +173,7 @@ def _layouts(tensors: Tensors, options: MergeOptions) -> Layouts | None:
 def _in_own_names(
     base: ModelReference, layouts: Layouts, options: MergeOptions
 ) -> ModelArchitecture:
-    """The base's checkpoint as an architecture, with the names that other models have."""
+    """An architecture in the base's tensor names, with other models' names as aliases."""
     aliases: dict[str, tuple[str, ...]] = {}
     for model, layout in layouts.items():
         own = layout.own_names()
@@ -190,7 +192,7 @@ def _judged(
     layouts: Layouts | None,
     options: MergeOptions,
 ) -> CompleteArchitecture:
-    """Refuse what is lost or missing; only the first can be allowed."""
+    """Refuse tensors that are missing, and those that would be lost without --allow-crimes."""
     if not coverage.rows(base):
         raise TransplantError(_without_vocabulary(coverage, base, layouts, options))
     for model, absent in coverage.absent.items():

@@ -1,4 +1,4 @@
-"""The one place that reads a model's config.json, by way of transformers."""
+"""Reads a model's config.json, and refuses one that a merge could not be planned from."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MOST = {
     "hidden_size": 1 << 20,
     "vocab_size": 1 << 24,
 }
-"""Beyond the sizes of models: a damaged number would be planned layer by layer, row by row."""
+"""Upper bounds of sizes. A damaged config may ask for billions of layers, each of which is planned."""
 
 GROWN = "over_encoded"
 """The type of models that have tables of n-grams in front (`mergekit_omp.growth`)."""
 
 
 def check_path(path: ModelPath, what: str) -> None:
-    """Refuse a path that leads nowhere, with the directory that was meant where one is near."""
+    """Refuse a path that does not exist, and suggest a directory with a similar name."""
     name = path.path
     if os.path.exists(name) or not looks_like_a_path(name):
         return
@@ -43,7 +43,7 @@ def check_path(path: ModelPath, what: str) -> None:
 
 
 def check_layers(config: PretrainedConfig, tensors: Collection[str], name: str) -> None:
-    """Refuse more layers than there are tensors: they would be planned one by one."""
+    """Refuse a config with more layers than the checkpoint has `tensors`: each would be planned."""
     layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
     if layers > len(tensors):
         raise TransplantError(
@@ -59,7 +59,7 @@ def is_grown(folder: str | os.PathLike[str]) -> bool:
 
 
 def read_config(model: ModelReference, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """A model's config, with the sizes that a plan is made from. TransplantError names the file."""
+    """A model's config. TransplantError, naming the file, where its class or sizes are missing or absurd."""
     path = model.model.path
     what = f"The config.json of {path}"
     remedy = (

@@ -1,4 +1,4 @@
-"""Donors: the models whose rows stand behind the tokens that a merged model lacks."""
+"""Donors: models from whose rows the rows of missing tokens are approximated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mergekit_omp.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Donor:
-    """A model that donates rows, which need not be part of the merge."""
+    """A donor. It need not be part of the merge."""
 
     model: ModelReference
     vocabulary: Vocabulary
@@ -37,14 +37,18 @@ class Donor:
     warnings: tuple[str, ...] = ()
 
     def tensor(self, part: Part) -> VocabularyTensor:
-        """Its tensor that plays `part`: a donor without a head of its own is tied."""
+        """The tensor for `part`; the input embedding where the donor has no such tensor (it is tied)."""
         return self.tensors[part] if part in self.tensors else self.tensors[Part.INPUT]
 
 
 def load_donor(
     model: ModelReference, vocabulary: Vocabulary, method: str, options: MergeOptions
 ) -> Donor:
-    """A donor with its weights' names. TransplantError where it has none that can be read."""
+    """A donor and its vocabulary tensors, of which no data is read yet.
+
+    Raises TransplantError where its weights cannot be read, and names the methods that need none;
+    `method` is the one that was asked for.
+    """
     without = (
         f"{method!r} finds missing tokens in the donor's rows: name a donor with weights, or use "
         f"another method: {without_donor_rows()}."

@@ -1,6 +1,6 @@
-"""Tensors' shapes and dtypes from the headers of a checkpoint's files, without their data.
+"""Shapes and dtypes of tensors, read from the headers of a checkpoint's files.
 
-Under `headers_only` a merge is planned from these alone: what `mergekit-omp inspect` does.
+Within `headers_only` a merge is planned without downloading weights: `mergekit-omp inspect` does so.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _DTYPES = {
     "BOOL": torch.bool,
     "C64": torch.complex64,
 }
-"""The safetensors format's names for what a tensor may hold."""
+"""By the names of the safetensors format."""
 
 
 @contextlib.contextmanager
 def headers_only() -> Iterator[None]:
-    """Plan without fetching weights: of models that are not here, every row counts as usable."""
+    """Plan without downloading weights. Every row of a model that is not on this machine counts as usable."""
     token = _headers_only.set(True)
     try:
         yield
@@ -55,27 +55,27 @@ def headers_only() -> Iterator[None]:
 
 
 def weights_are_read() -> bool:
-    """Whether planning may read weights: it may, but under `headers_only`."""
+    """Whether planning may download and read weights: True outside of `headers_only`."""
     return not _headers_only.get()
 
 
 def at_hand(model: ModelReference) -> bool:
-    """Whether a model's weights are on this machine, so that reading them fetches nothing."""
+    """Whether a model's weights are on this machine, so that reading them downloads nothing."""
     return not isinstance(LoaderCache().get(model).index, FetchedIndex)
 
 
 @dataclass
 class FetchedIndex(ShardedTensorIndex):
-    """The index of a checkpoint that stays where it is: its headers were fetched, and no more."""
+    """The index of a checkpoint on the Hub of which only the headers were downloaded."""
 
     headers: dict[str, Tensor] = field(default_factory=dict)
     """Tensors by name, on the meta device."""
 
 
 def fetch_index(repository: str, revision: str | None) -> FetchedIndex:
-    """The headers of a repository's safetensors files, by requests for these bytes alone.
+    """Download the headers of a repository's safetensors files.
 
-    Raises huggingface_hub's errors where there is no such repository, or no such files in it.
+    Raises huggingface_hub's errors where there is no such repository, or it has no such files.
     """
     found = huggingface_hub.get_safetensors_metadata(repository, revision=revision)
     headers = {
@@ -93,7 +93,7 @@ def fetch_index(repository: str, revision: str | None) -> FetchedIndex:
 
 
 def header(task: LoadTensor) -> Tensor | None:
-    """What `task` would load, as a tensor without data (on the meta device); None if nothing."""
+    """The tensor that `task` would load, on the meta device; None where there is none."""
     found = _found(task)
     return found if found is None or task.dtype is None else found.to(dtype_from_name(task.dtype))
 
@@ -113,7 +113,7 @@ def _found(task: LoadTensor) -> Tensor | None:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype that safetensors calls `name`; bytes where it has one that torch lacks."""
+    """The dtype that safetensors calls `name`; uint8 where torch has no such dtype."""
     return _DTYPES.get(name, torch.uint8)
 
 
@@ -122,7 +122,7 @@ def _stored(index: ShardedTensorIndex, name: str) -> Tensor:
         return index.headers[name]
     path = os.path.join(index.base_path, index.tensor_paths[name])
     if not path.endswith(".safetensors"):
-        # On the meta device torch reads the pickled structure and skips the data.
+        # On the meta device torch reads the structure of the pickle and skips the data.
         pickled: dict[str, Tensor] = torch.load(path, map_location="meta", weights_only=True)
         return pickled[name]
     with safetensors.safe_open(path, framework="pt") as file:

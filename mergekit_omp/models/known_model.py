@@ -1,9 +1,9 @@
-"""What transformers knows of a model: the names of its tensors, and which of them have a row a token.
+"""What transformers knows of a model: its tensors, and which of them have one row per token.
 
-A model is put together from its config without data (on the meta device), once with the config's
-number of rows and once with more: what changes its shape is a vocabulary tensor, along the
-dimension that changed. The names under which a checkpoint may hold tensors are translated by
-transformers' own conversion mapping.
+The model is built from its config without data (on the meta device), once with the config's
+vocabulary size and once with a larger one: a tensor whose shape changes is a vocabulary tensor,
+and the dimension that changes is the one with an entry per token. Names of tensors in a checkpoint
+are translated by transformers' own conversion mapping.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _MORE_ROWS = 64
 
 @dataclass(frozen=True)
 class Renamed:
-    """What a checkpoint's tensor is to transformers."""
+    """What transformers makes of a tensor in a checkpoint."""
 
     name: str
-    """The name of the model's tensor that it becomes, or becomes a part of."""
+    """The parameter or buffer of the model that it becomes, or becomes a part of."""
     whole: bool
-    """Whether it is that tensor; else it is stacked, split or otherwise changed."""
+    """Whether it becomes that tensor unchanged; False where it is stacked, split or converted."""
 
 
 class KnownModel:
-    """A model of transformers, without data."""
+    """A model of transformers on the meta device: names, shapes and dtypes, and no data."""
 
     def __init__(self, config: PretrainedConfig, *, trust_remote_code: bool):
-        """Raises what transformers raises where it cannot put the model together."""
+        """Raises whatever transformers, or the model's own code, raises while building it."""
         self._model = without_data(config, trust_remote_code=trust_remote_code)
         self._tensors = self._model.state_dict()
         wider = copy.deepcopy(config)
@@ -63,19 +63,19 @@ class KnownModel:
             )
             if size != other
         }
-        """The vocabulary tensors by name, with the dimension that has one entry a token."""
+        """The vocabulary tensors by name, each with the dimension that has one entry per token."""
         self._parts = self._matrices()
 
     def shape(self, name: str) -> torch.Size:
-        """The shape of one of its tensors."""
+        """The shape of the model's tensor `name`."""
         return self._tensors[name].shape
 
     def dtype(self, name: str) -> torch.dtype:
-        """The dtype of one of its tensors, as the config has it."""
+        """The dtype of the model's tensor `name`, which the config decides."""
         return self._tensors[name].dtype
 
     def part(self, name: str) -> Part | None:
-        """The part that a vocabulary tensor plays; None where none is known."""
+        """Input embedding, head or head bias, for a vocabulary tensor; None where it is none of them."""
         if name in self._parts:
             return self._parts[name]
         tensor = self._tensors[name]
@@ -84,7 +84,7 @@ class KnownModel:
         return None
 
     def names(self, keys: Iterable[str]) -> dict[str, Renamed | None]:
-        """What each of a checkpoint's tensors becomes; None for one that is not read."""
+        """For each tensor name of a checkpoint, what it becomes; None where transformers drops it."""
         mapping = get_model_conversion_mapping(self._model)
         renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -93,7 +93,7 @@ class KnownModel:
             "meta_state_dict": self._tensors,
         }
         found: dict[str, Renamed | None] = {}
-        # As `convert_and_load_state_dict_in_model` does it, and in its order.
+        # Renamed in the order of transformers' `convert_and_load_state_dict_in_model`.
         for key in sorted(keys, key=dot_natural_key):
             name, pattern = rename_source_key(key, renamings, converters, **place)
             if name not in self._tensors and key in self._tensors:
@@ -102,18 +102,18 @@ class KnownModel:
         return found
 
     def ignores(self, keys: Iterable[str]) -> set[str]:
-        """Those of the tensors that it does not read which transformers passes over in silence."""
+        """Those of `keys` that transformers drops without a warning when it loads the checkpoint."""
         keys = set(keys)
         info = LoadStateDictInfo(set(), set(keys), set(), [], {}, set())
         self._model._adjust_missing_and_unexpected_keys(info)
-        # A buffer that is not saved is made anew from the config.
+        # A buffer that is not saved is computed from the config.
         made = {name for name, _ in self._model.named_buffers()}
         return {key for key in keys if key not in info.unexpected_keys or key in made}
 
     def lacks(self, names: Collection[str], *, inputs: bool = False) -> list[str]:
-        """Parameters that are neither among `names` nor tied to one; those of the vocabulary apart.
+        """The parameters that are neither among `names` nor tied to one that is.
 
-        With `inputs`, input embeddings count too.
+        Vocabulary tensors are not reported, but input embeddings are where `inputs` is set.
         """
         parameters = list(self._model.named_parameters(remove_duplicate=False))
         held = {id(tensor) for name, tensor in parameters if name in names}
@@ -151,10 +151,10 @@ class KnownModel:
 
 
 def known_model(config: PretrainedConfig, *, trust_remote_code: bool) -> KnownModel | None:
-    """None where transformers cannot put the model together from its config."""
+    """The model of a config; None where transformers cannot build it."""
     try:
         return KnownModel(config, trust_remote_code=trust_remote_code)
-    # Whatever the model's own code raises, for instance of a config that lacks a key.
+    # A model's own code may raise any of these, for instance where its config lacks a key.
     except (
         AttributeError,
         ImportError,
@@ -169,9 +169,9 @@ def known_model(config: PretrainedConfig, *, trust_remote_code: bool) -> KnownMo
 
 
 def set_vocabulary_size(config: PretrainedConfig, rows: int) -> None:
-    """Set the number of rows where the model looks for it: in its text config.
+    """Set the vocabulary size in the text config, which is where models look for it.
 
-    mergekit sets one key, which for some families (Qwen2.5-VL) is one that nothing reads.
+    mergekit sets it at the top level alone, where some families (Qwen2.5-VL) do not read it.
     """
     text = config.get_text_config()
     text.vocab_size = rows
@@ -180,7 +180,7 @@ def set_vocabulary_size(config: PretrainedConfig, rows: int) -> None:
 
 
 def without_data(config: PretrainedConfig, *, trust_remote_code: bool) -> Any:
-    """A model of transformers on the meta device. Raises what transformers raises."""
+    """The model of a config on the meta device. Raises whatever transformers raises."""
     name = (config.architectures or [""])[0]
     with torch.device("meta"), no_init_weights():
         if hasattr(transformers, name):

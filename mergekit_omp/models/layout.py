@@ -1,9 +1,9 @@
-"""An architecture in a checkpoint's own names, for what mergekit's definitions leave out.
+"""An architecture in a checkpoint's own tensor names, for models that mergekit has no definition of.
 
-mergekit plans by hand-written definitions, or by the names that transformers has for a model's
-tensors, where a checkpoint may have others (`language_model.model.` for `model.language_model.`,
-one tensor an expert for a stack of them). Planned by the names that are in the file, every
-tensor of the file is in the output, under the name that other readers know.
+mergekit plans a merge from hand-written definitions, or from the names that transformers gives to a
+model's tensors. A checkpoint may use other names (`language_model.model.` for
+`model.language_model.`, one tensor per expert where transformers has a stack). An architecture made
+from the names in the file covers every tensor of the file, and the output keeps these names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HEAD = re.compile(r"(^|[._])(head|lm_head|embed_out)\.weight$")
 
 @dataclass(frozen=True)
 class Unplaced(Exception):
-    """A tensor that has as many entries as there are rows, and plays no part that is known."""
+    """A tensor with one entry per token that is neither embedding, head nor head bias."""
 
     name: str
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class Unplaced(Exception):
 
 @dataclass(frozen=True, eq=False)
 class CheckpointLayout:
-    """What a checkpoint holds, tensor by tensor, and what transformers makes of each."""
+    """The tensors of a checkpoint, and what transformers makes of each."""
 
     tensors: Mapping[str, Tensor]
     known: KnownModel
@@ -52,11 +52,14 @@ class CheckpointLayout:
         object.__setattr__(self, "names", self.known.names(self.tensors))
 
     def own_names(self) -> dict[str, str]:
-        """The checkpoint's name for each tensor of the model that it holds as it is."""
+        """For each tensor of the model that the checkpoint holds unchanged, its name in the checkpoint."""
         return {new.name: key for key, new in self.names.items() if new and new.whole}
 
     def vocabulary(self) -> dict[str, tuple[Part, int]]:
-        """Part and dimension of each vocabulary tensor. Raises Unplaced."""
+        """For each vocabulary tensor its part, and the dimension with one entry per token.
+
+        Raises Unplaced.
+        """
         found: dict[str, tuple[Part, int]] = {}
         for key, new in self.names.items():
             if new and new.name in self.known.axes:
@@ -80,7 +83,7 @@ class CheckpointLayout:
         return found
 
     def left_out(self) -> set[str]:
-        """Tensors that hold no weights and that transformers makes anew: positions, masks."""
+        """Buffers that transformers computes itself, such as positions and masks."""
         unread = [key for key, new in self.names.items() if new is None]
         vocabulary = self.vocabulary()
         rows = {self.tensors[key].shape[axis] for key, (_, axis) in vocabulary.items()}
@@ -92,7 +95,7 @@ class CheckpointLayout:
         }
 
     def architecture(self, name: str, aliases: Mapping[str, tuple[str, ...]]) -> ModelArchitecture:
-        """The definition by which mergekit plans every tensor under its own name.
+        """A definition from which mergekit plans every tensor under its name in the checkpoint.
 
         `aliases` are other names that a tensor has in other models of the merge. Vocabulary
         tensors come first and last, where `vocabulary_parts` looks for them. Raises Unplaced.
@@ -102,7 +105,7 @@ class CheckpointLayout:
         loose: list[WeightInfo] = []
         outputs: list[WeightInfo] = []
         layers: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-        # The model's own vocabulary tensors before copies of them that transformers does not read.
+        # First the tensors that transformers reads, then copies of them that it drops.
         for key in sorted(vocabulary, key=lambda key: self.names[key] is None):
             part, axis = vocabulary[key]
             weight = self._weight(key, aliases.get(key), axis)
@@ -136,7 +139,7 @@ class CheckpointLayout:
     def _templates(
         self, layers: Mapping[int, list[str]], aliases: Mapping[str, tuple[str, ...]]
     ) -> list[WeightInfo]:
-        """A template for each name that any layer has; optional where not every layer has it."""
+        """One template per tensor name within a layer; optional where some layers lack it."""
         found: dict[str, tuple[int, str]] = {}
         for keys in layers.values():
             for key in keys:

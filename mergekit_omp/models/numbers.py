@@ -1,8 +1,8 @@
-"""Weights must be numbers: codes of a quantised checkpoint cannot be merged, nor odd matrices.
+"""Refuses quantised checkpoints, whose weights are codes, and vocabulary tensors of an odd shape.
 
-All is read from configs and headers. Formats as their makers document them: `quantization_config`
-of transformers (bitsandbytes, GPTQ, AWQ, compressed-tensors, FP8, MXFP4), and the names under
-which packed weights and their scales lie beside each other in a checkpoint.
+Everything is read from configs and headers. Quantisation is recognised by transformers'
+`quantization_config` (bitsandbytes, GPTQ, AWQ, compressed-tensors, FP8, MXFP4), and by the names
+that these formats give to packed weights and their scales.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mergekit_omp.models.headers import header
 from mergekit_omp.models.known_model import known_model
 from mergekit_omp.models.tensors import EIGHT_BIT_FLOATS, VocabularyTensor
 
-# What lies in the place of a `weight`, or beside it, in checkpoints that are packed or scaled.
+# Last parts of tensor names that stand in place of `weight`, or beside it, in such checkpoints.
 _PACKED = (
     *("qweight", "qzeros", "g_idx", "scales", "SCB", "weight_format"),
     *("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state"),
@@ -42,7 +42,10 @@ def check_base(
     tensors: Mapping[str, Tensor],
     dtype: str | None,
 ) -> None:
-    """Refuse a model whose weights are codes. `dtype`: what the config of the merge casts to."""
+    """Refuse a quantised model of the merge.
+
+    `dtype` is what the merge's config casts weights to: 8-bit floats are accepted if it is set.
+    """
     method = _quantization(config)
     if method is not None:
         raise TransplantError(
@@ -54,7 +57,7 @@ def check_base(
     if codes and not packed:
         known = known_model(config, trust_remote_code=LoaderCache().trust_remote_code)
         names = known.names(tensors) if known else {}
-        # Whole numbers are no codes where the model itself has them, as positions or masks.
+        # Integers that the model itself has, such as positions or masks, are no codes.
         codes = [
             name
             for name in codes
@@ -79,7 +82,7 @@ def check_base(
 
 
 def check_donor(model: ModelReference, tensors: Mapping[str, Tensor], names: list[str]) -> None:
-    """Refuse a donor of whose vocabulary tensors (`names`) one is packed or scaled."""
+    """Refuse a donor whose vocabulary tensors (`names`) are quantised; its other tensors may be."""
     modules = {name.rpartition(".")[0] for name in names}
     for name in tensors:
         if _is_packed(name, tensors) and any(
@@ -93,7 +96,7 @@ def check_donor(model: ModelReference, tensors: Mapping[str, Tensor], names: lis
 
 
 def check_vocabulary_tensor(tensor: VocabularyTensor) -> None:
-    """Refuse a vocabulary tensor that is no matrix (or bias) of numbers as its config has it."""
+    """Refuse a vocabulary tensor that is not of floats, or not of the shape that its config says."""
     found = header(tensor.load_task())
     if found is None:
         return
@@ -129,7 +132,7 @@ def check_vocabulary_tensor(tensor: VocabularyTensor) -> None:
 
 
 def _width(tensor: VocabularyTensor, config: PretrainedConfig) -> int | None:
-    """How long the rows are in the model that transformers makes of the config."""
+    """The length of the tensor's rows in the model that transformers builds from the config."""
     known = known_model(config, trust_remote_code=LoaderCache().trust_remote_code)
     if known is None:
         return None
@@ -169,7 +172,7 @@ def _is_packed(name: str, tensors: Mapping[str, Tensor]) -> bool:
     leaf = name.rpartition(".")[2]
     if leaf in _PACKED or name.endswith(("_blocks", "_scales")) or ".quant_state." in name:
         return True
-    # One scale beside 8-bit floats, whatever it is called.
+    # A scale beside 8-bit floats, whatever its name.
     module = name.rpartition(".")[0]
     weight = tensors.get(f"{module}.weight")
     return "scale" in leaf and weight is not None and weight.dtype in EIGHT_BIT_FLOATS

@@ -1,4 +1,7 @@
-"""A model's tensors must have the shapes that its config gives them, or nothing loads the output."""
+"""Checks that a checkpoint's tensors have the shapes that its config asks for.
+
+Otherwise the merge would succeed, and its output could not be loaded.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from mergekit_omp.outside.faults import of_library
 
 
 def check_shapes(model: ModelReference, *, trust_remote_code: bool) -> None:
-    """Refuse a checkpoint that does not belong to its config; vocabulary tensors have their own check.
+    """Raise TransplantError where tensors are missing, or have other shapes than the config says.
 
-    Of a model with code of its own, that is not run, nothing is known.
-
-    Tensors that transformers stacks, splits or does not read are not looked at.
+    Not checked: vocabulary tensors, for which `check_vocabulary_tensor` is; tensors that
+    transformers stacks, splits or drops; and models whose code comes with them, unless
+    `trust_remote_code` allows to run it.
     """
     config = model.config(trust_remote_code=trust_remote_code)
     if getattr(config, "auto_map", None) and not trust_remote_code:

@@ -1,7 +1,8 @@
-"""The vocabulary tensors of a model: which they are, what part they play, which rows are usable.
+"""The vocabulary tensors of a model: which they are, their parts, and which of their rows are usable.
 
-Follows mergekit's architecture definitions (`WeightInfo.vocabulary_axis`), by part and not by
-name, since donor and base may differ in architecture.
+They are found by mergekit's architecture definitions (`WeightInfo.vocabulary_axis`). Tensors of
+donor and base are matched by part (input embedding, head, head bias) and not by name, since the two
+may differ in architecture.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 from mergekit.architecture import (
     ConfiguredModelArchitecture,
     WeightInfo,
@@ -33,21 +34,24 @@ from mergekit_omp.outside.faults import of_library
 EIGHT_BIT_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 PER_LAYER = "embed_tokens_per_layer.weight"
-"""A second input embedding, a row for all layers (Gemma 3n and 4), which mergekit does not mark."""
+"""The per-layer input embedding of Gemma 3n and 4: a row holds one vector for every layer.
+
+mergekit does not mark it as a vocabulary tensor.
+"""
 
 
 @dataclass(frozen=True)
 class VocabularyTensor:
-    """One vocabulary tensor of one model, under the names that mergekit knows for it."""
+    """One vocabulary tensor of one model, with the names under which mergekit looks for it."""
 
     model: ModelReference
     weight: WeightInfo
     part: Part
 
     def load_task(self) -> LoadTensor:
-        """The task that reads it, in the checkpoint's own dtype; 8-bit floats as bfloat16.
+        """The task that reads it in the checkpoint's own dtype, or in bfloat16 for 8-bit floats.
 
-        torch stores these and cannot compute with them; bfloat16 has every one of their values.
+        torch cannot compute with 8-bit floats, and bfloat16 represents all of them exactly.
         """
         task = self._load_task(None)
         found = header(task)
@@ -65,7 +69,7 @@ class VocabularyTensor:
         )
 
     def stored(self, *, tied: bool = False) -> bool:
-        """Whether the checkpoint holds it; with `tied`, a tensor that it is tied to will do."""
+        """Whether the checkpoint holds it or, with `tied`, a tensor that it is tied to."""
         held = LoaderCache().get(self.model).index.tensor_paths
         names = [self.weight.name, *(self.weight.aliases or ())]
         if tied:
@@ -78,23 +82,25 @@ class VocabularyTensor:
 
 @dataclass(frozen=True, eq=False)
 class StoredRows:
-    """What is known of a vocabulary tensor before the merge runs."""
+    """What planning needs to know of a vocabulary tensor, one row per token."""
 
     count: int
+    """How many rows there are."""
     width: int
     """Numbers per row: the hidden size, or 1 for a bias."""
-    usable: np.ndarray
-    """Per row: all finite, and not all zero. Planned from headers alone, every row is."""
-    finite: np.ndarray
-    """Per row: all finite."""
+    usable: Bool[np.ndarray, "rows"]
+    """Which rows are finite and not all zero. All of them, if only the header was read."""
+    finite: Bool[np.ndarray, "rows"]
+    """Which rows are finite. All of them, if only the header was read."""
     digest: bytes | None
-    """SHA-256 of its shape, dtype and numbers; None where it was planned from headers alone."""
+    """SHA-256 of dtype, shape and numbers; None if only the header was read."""
 
 
 def read_rows(tensor: VocabularyTensor) -> StoredRows:
-    """Read the tensor once, a block of rows at a time, and keep only what planning needs.
+    """Load the tensor and go through its rows once, in blocks that bound the temporary memory.
 
-    Raises LookupError where the model has no such tensor.
+    Within `headers_only`, a tensor that is not on this machine is known by its header alone. Raises
+    LookupError where the model has no such tensor, TransplantError where it cannot be read.
     """
     if not weights_are_read() and not at_hand(tensor.model):
         return _rows_of_header(tensor)
@@ -110,7 +116,6 @@ def read_rows(tensor: VocabularyTensor) -> StoredRows:
 
 
 def _read(matrix: Shaped[Tensor, "rows width"]) -> StoredRows:
-    """What there is to know of a matrix, in one pass over its rows."""
     count, width = matrix.shape
     usable, finite = np.empty(count, bool), np.empty(count, bool)
     digest = hashlib.sha256(f"{matrix.dtype} {count} {width} ".encode())
@@ -133,7 +138,7 @@ def _rows_of_header(tensor: VocabularyTensor) -> StoredRows:
 
 
 def architecture_of(model: ModelReference, options: MergeOptions) -> ConfiguredModelArchitecture:
-    """The architecture of a model that need not be part of the merge."""
+    """The architecture of any model: mergekit's definition, or one inferred from the checkpoint."""
     with of_library(f"{model} is of no architecture that mergekit can read", "Name another model."):
         config = model.config(trust_remote_code=options.trust_remote_code)
         info = arch_info_for_config(config)
@@ -143,7 +148,7 @@ def architecture_of(model: ModelReference, options: MergeOptions) -> ConfiguredM
 
 
 def vocabulary_parts(architecture: ConfiguredModelArchitecture) -> dict[str, Part]:
-    """The part that each vocabulary tensor of an architecture plays, by tensor name."""
+    """The part of each vocabulary tensor of an architecture, by the name of the tensor."""
     parts = {}
     for name in architecture.info.modules:
         module = architecture.get_module(name)
@@ -154,7 +159,7 @@ def vocabulary_parts(architecture: ConfiguredModelArchitecture) -> dict[str, Par
             if weight.vocabulary_axis is not None:
                 parts[weight.name] = _output_part(weight.name)
     if not architecture.info.architectures:
-        # An inferred definition has no weights after the layers: ask the model's own class.
+        # An inferred definition does not tell the head from the embedding; the model's class does.
         for name in _output_names(architecture.config):
             if name in parts:
                 parts[name] = _output_part(name)
@@ -164,7 +169,7 @@ def vocabulary_parts(architecture: ConfiguredModelArchitecture) -> dict[str, Par
 def vocabulary_tensors(
     model: ModelReference, architecture: ConfiguredModelArchitecture
 ) -> dict[Part, VocabularyTensor]:
-    """A model's vocabulary tensors by part, those that its checkpoint holds."""
+    """The vocabulary tensors that a model's checkpoint holds, by part."""
     parts = vocabulary_parts(architecture)
     found: dict[Part, VocabularyTensor] = {}
     for module in architecture.info.modules:
@@ -179,7 +184,7 @@ def vocabulary_tensors(
 
 
 def says_tied(config: PretrainedConfig) -> bool:
-    """Whether a config says that the input embedding is the head too."""
+    """Whether `tie_word_embeddings` is set: the input embedding is the head too."""
     return bool(
         getattr(config, "tie_word_embeddings", False)
         or getattr(config.get_text_config(), "tie_word_embeddings", False)

@@ -1,4 +1,4 @@
-"""The one place that loads a tokenizer: for merges, reports and evaluations alike."""
+"""Loads tokenizers, for merges, reports and evaluations, and refuses those that are not usable."""
 
 from __future__ import annotations
 
@@ -49,14 +49,15 @@ def open_tokenizer(
 
 
 def looks_like_a_path(name: str) -> bool:
-    """Whether a name that does not exist can only be meant as a path, and not for the Hub."""
+    """Whether a name looks like a path, and not like the id of a repository on the Hub."""
     return name[:1] in tuple("/.~") or name.count("/") > 1
 
 
 def check_it_can_be_saved(tokenizer: transformers.PreTrainedTokenizerBase, name: str) -> None:
-    """Refuse a tokenizer that would not come back from the file that it is written to.
+    """Refuse a tokenizer that cannot be loaded again once it is saved, or loses tokens.
 
-    Two tokens of one id are such a thing: one of them is not written, and merges still name it.
+    Where two tokens have the same id, for instance, only one of them is saved, and the merges of
+    byte-pair encoding may refer to the other.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
@@ -67,7 +68,7 @@ def check_it_can_be_saved(tokenizer: transformers.PreTrainedTokenizerBase, name:
         with of_library(what, remedy):
             again = Tokenizer.from_str(backend.to_str())
     except TransplantError as error:
-        # The token that the library names is another one in every run.
+        # The library names a token, but not the same one in every run: leave it out.
         raise TransplantError(f"{what}. {remedy}") from error
     lost = backend.get_vocab().keys() - again.get_vocab().keys()
     if lost:
@@ -79,7 +80,7 @@ def check_it_can_be_saved(tokenizer: transformers.PreTrainedTokenizerBase, name:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse files that are no JSON of the right kind, by their names."""
+    """Refuse a folder whose tokenizer files are missing or not JSON, and name the file."""
     remedy = f"Put whole tokenizer files ({_FILES}) there, or name another model."
     if not folder.is_dir():
         raise TransplantError(

@@ -1,4 +1,4 @@
-"""Tokenizers of models, loaded once each, and what their ids stand for."""
+"""The tokenizers of a merge's models and what their token ids stand for, each loaded once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mergekit_omp.vocabulary import Vocabulary
 
 
 class Vocabularies:
-    """Tokenizers of models, each loaded once."""
+    """A cache of tokenizers, and of the vocabularies read from them, by model."""
 
     def __init__(self, options: MergeOptions):
         self._options = options
@@ -32,14 +32,14 @@ class Vocabularies:
         return self._vocabularies[model]
 
     def holds(self, model: ModelReference, tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
-        """Whether `tokenizer` is the very one that was loaded for `model`."""
+        """Whether `tokenizer` is the object that was loaded for `model`."""
         return self._tokenizers.get(model) is tokenizer
 
 
 def load_tokenizer(
     model: ModelReference, options: MergeOptions
 ) -> transformers.PreTrainedTokenizerBase:
-    """A fresh copy of a model's tokenizer. TransplantError where there is none."""
+    """A new tokenizer object for a model. TransplantError where it cannot be loaded."""
     return open_tokenizer(
         model.model.path,
         revision=model.model.revision,
@@ -48,7 +48,7 @@ def load_tokenizer(
 
 
 def read_vocabulary(tokenizer: transformers.PreTrainedTokenizerBase, name: str) -> Vocabulary:
-    """`Vocabulary.from_tokenizer`, with its refusals as errors that a user sees."""
+    """`Vocabulary.from_tokenizer`, whose ValueErrors become TransplantErrors."""
     try:
         return Vocabulary.from_tokenizer(tokenizer, name)
     except ValueError as error:

@@ -1,8 +1,7 @@
-"""The union of several tokenizers, as mergekit makes it, in seconds and in the same order each run.
+"""The union of several tokenizers: the tokens of mergekit's union, in an order that does not vary.
 
-mergekit adds every token that the base's tokenizer lacks with a call of its own, which is
-quadratic, and in the order of a hash map. Here they are added at once, by model and id; the
-tokens and their settings are the same.
+mergekit adds tokens that the base's tokenizer lacks one call at a time, which takes quadratic time,
+and in the order of a hash map. Here they are added in one call, ordered by model and id.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ MANY = 300
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Union:
-    """A union's tokenizer, and the ordinary tokens of other models that it gained."""
+    """The tokenizer of a union, and the ordinary tokens of other models that were added to it."""
 
     tokenizer: transformers.PreTrainedTokenizerBase
     gained: tuple[str, ...]
@@ -36,7 +35,7 @@ def union_tokenizer(
     tokenizers: Mapping[ModelReference, transformers.PreTrainedTokenizerBase],
     options: MergeOptions,
 ) -> Union:
-    """The base's tokenizer with every token of the others added, ordinary tokens first."""
+    """A copy of the base's tokenizer with every token of the others added, ordinary tokens first."""
     base_vocabulary = tokenizers[base].get_vocab()
     ordinary: dict[str, None] = {}
     added: dict[str, transformers.AddedToken] = {}
@@ -48,7 +47,7 @@ def union_tokenizer(
         for token in sorted(vocabulary, key=vocabulary.__getitem__):
             if token not in added and token not in base_vocabulary:
                 ordinary.setdefault(token)
-    # A copy by way of files, so that the base's own tokenizer stays as it is.
+    # Saved and loaded again, so that the base's own tokenizer does not change.
     with tempfile.TemporaryDirectory() as folder:
         tokenizers[base].save_pretrained(folder)
         result = transformers.AutoTokenizer.from_pretrained(
@@ -62,11 +61,11 @@ def union_tokenizer(
 def claim_gained(
     alignment: Alignment, gained: tuple[str, ...], rows: int | None = None
 ) -> Alignment:
-    """The alignment with the model's own rows for those of its tokens that the union gained.
+    """The alignment, with tokens that the union added matched to the model's rows by string.
 
-    Such a token is written as the model's tokenizer spells it (`Ġword`), which is not the text
-    that it stood for there, so its bytes do not match, or match another token (WordPiece's `view`
-    has the bytes of `##view`); its string does.
+    A union adds `Ġword` as the text "Ġword", so that it no longer stands for the bytes " word" that
+    it had in its own tokenizer. By bytes it would match nothing, or another token (WordPiece's `view`
+    and `##view` have the same bytes).
     """
     held = alignment.model.strings[:rows]
     own = {string: i for i, string in enumerate(held) if string is not None}
@@ -91,7 +90,7 @@ def claim_gained(
 
 
 def check_roles(vocabularies: Mapping[ModelReference, Vocabulary]) -> None:
-    """Refuse a token that two models give roles which have nothing in common."""
+    """Refuse a token that has a role in two models, and no role that is the same in both."""
     claims: dict[str, tuple[ModelReference, set[str]]] = {}
     for model, vocabulary in vocabularies.items():
         roles: dict[str, set[str]] = {}

@@ -1,6 +1,7 @@
-"""The one place that finds a checkpoint's files whole: for merges, reports and evaluations alike.
+"""Checks that the weight files of a checkpoint are there and complete, without reading the weights.
 
-Every header is read, and nothing of the numbers: a file that ends early is known by its header.
+Headers are enough: they give the length that a file must have. Used before merges, reports and
+evaluations.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mergekit_omp.outside.faults import of_library
 from mergekit_omp.outside.files import read_json
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
-"""What mergekit and transformers look for, in their order; each may have an index beside it."""
+"""The files that mergekit and transformers look for, in this order; each may have an index instead."""
 _WHOLE = "Copy or download the model again, whole, or name another."
 
 
@@ -28,10 +29,10 @@ class Index(pydantic.BaseModel):
 
 
 def check_weights(folder: str | os.PathLike[str], what: str) -> set[str]:
-    """The names of a model's tensors, from the headers of all of its files.
+    """The names of all tensors in `folder`, from the headers of its files.
 
-    `what` begins the sentence of a refusal: "The donor", "The model". TransplantError where the
-    weights are not there, not whole or not what their index says; it names the file.
+    Raises TransplantError, naming the file, where weights are missing, cut short or not where their
+    index says; `what` ("The donor", "The model") begins its sentence.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -72,14 +73,14 @@ def _there(path: Path) -> bool:
 
 
 def _names_in(file: Path, what: str) -> set[str]:
-    """The tensors of one file, from its header or its pickled structure; no code of it is run."""
+    """The names of the tensors in one file. A pickle is read without running code that it holds."""
     if not file.is_file():
         raise TransplantError(f"{what} has no weights in {file}, which is no file. {_WHOLE}")
     with of_library(f"{what} has weights that cannot be read in {file}", _WHOLE):
         if file.suffix == ".safetensors":
             with safetensors.safe_open(file, framework="pt") as opened:
                 return set(opened.keys())
-        # On the meta device torch reads the structure and skips the data.
+        # On the meta device torch reads the structure of the pickle and skips the data.
         pickled = torch.load(file, map_location="meta", weights_only=True)
     if isinstance(pickled, dict) and isinstance(pickled.get("state_dict"), dict):
         pickled = pickled["state_dict"]

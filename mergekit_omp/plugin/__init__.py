@@ -1,1 +1,1 @@
-"""The only place that changes anything of mergekit's, or touches what is private to it."""
+"""Connects the package with mergekit: the only place that patches it or uses its private parts."""

@@ -1,4 +1,4 @@
-"""The model card: mergekit's, written without asking the Hub, and what a transplant adds to it."""
+"""The model card: mergekit's own, generated without network access, with a section on the transplant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def transplant_card(
     models: Sequence[ModelReference],
     shown: ShownNames,
 ) -> str:
-    """The card of a merge; `write` has mergekit write its own."""
+    """The card of a merge. `write` returns mergekit's; `record`: the content of the merge's record."""
     with _folders_are_not_looked_up():
         card = write()
     return with_transplant(
@@ -34,14 +34,14 @@ def transplant_card(
 
 
 def _named(model: ModelReference) -> list[CardModel]:
-    """A model and its adapter."""
+    """A model, and its adapter if it has one."""
     found = [CardModel(model.model.path, _licence(model))]
     return [*found, CardModel(model.lora.path, None)] if model.lora else found
 
 
 @contextlib.contextmanager
 def _folders_are_not_looked_up() -> Iterator[None]:
-    """mergekit asks the Hub whether a folder of one or two parts is a repository, too."""
+    """mergekit asks the Hub about every path of one or two parts; answer for local folders ourselves."""
     original = mergekit_card.is_hf
     mergekit_card.is_hf = lambda path: not os.path.exists(path) and original(path)
     try:
@@ -51,7 +51,7 @@ def _folders_are_not_looked_up() -> Iterator[None]:
 
 
 def _licence(model: ModelReference) -> str | None:
-    """What the model's own card says, where it lies beside the weights or in a local folder."""
+    """The licence in the model's own card, if that is in a local folder or beside the weights."""
     loader = LoaderCache().loaders.get(model)
     folders = [model.model.path, *([loader.index.base_path] if loader else [])]
     for folder in folders:

@@ -1,6 +1,6 @@
-"""The config's `chat_template:`, given to the output's tokenizer while planning.
+"""Applies the config's `chat_template:` to the output's tokenizer while planning.
 
-mergekit does so once everything else is written, and finds out then what it cannot do.
+mergekit does so at the very end, so that a bad template would be found when all is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mergekit_omp.transplant.chat import syntax_error
 
 
 def set_chat_template(config: MergeConfiguration, tokenizer: PreTrainedTokenizerBase) -> None:
-    """What mergekit will do, now. TransplantError for a name that it does not know."""
+    """Set `tokenizer`'s chat template. TransplantError for an unknown name or a syntax error."""
     if not config.chat_template:
         return
     try:

@@ -1,11 +1,12 @@
-"""The one file that changes anything of mergekit's: `activate()`, once.
+"""Registers the merge methods with mergekit and patches what they need, by `activate()`.
 
-It registers the merge methods and wraps places that do what they did before unless the config's
-merge method is one of ours: how a plan is made (`MergePlanner.__init__`, `_plan`, `plan_tensor`,
-`plan_to_disk`, `plan_in_memory`), the order of models (`referenced_models`), and, in
-`mergekit.merge`, the vocabulary size that is written to the config (`_update_config_vocab`), the
-model card (`generate_card`) and the last step of a merge (`_copy_tagalong_files`), after which
-the summary is due.
+Every patched function does what it did before unless the config's merge method is one of ours.
+Patched are the planner (`MergePlanner.__init__`, `_plan`, `plan_tensor`, `plan_to_disk`,
+`plan_in_memory`), the order of models (`MergeConfiguration.referenced_models`) and, in
+`mergekit.merge`, the vocabulary size in the output's config (`_update_config_vocab`), the model
+card (`generate_card`), and the last step of a merge (`_copy_tagalong_files`), after which the
+settings and the record are written and the summary is printed. `preflight` and `staged_merge` patch
+one function each.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _active = False
 
 
 class ActivatingLoader:
-    """`mergekit.plan`'s own loader, with activation after the module has run."""
+    """The loader of `mergekit.plan`, which activates the plugin when the module is loaded."""
 
     def __init__(self, loader: Any):
         self._loader = loader
@@ -44,7 +45,7 @@ class ActivatingLoader:
 
 
 def activate() -> None:
-    """Register the merge methods and wrap mergekit's planner. Does so once per process."""
+    """Register the merge methods and patch mergekit's planner, once per process."""
     global _active
     if _active:
         return
@@ -66,7 +67,7 @@ def activate() -> None:
 
 
 def _refuse(message: str) -> None:
-    """Make using one of our methods fail with `message`; leave everything else alone."""
+    """Have merges by our methods fail with `message`, and leave all others alone."""
     from mergekit_omp.approximation.registry import APPROXIMATIONS
     from mergekit_omp.errors import TransplantError
 
@@ -87,7 +88,7 @@ def _refuse(message: str) -> None:
 
 
 def _wrap_referenced_models() -> None:
-    """For our methods, models in the config's order: mergekit's own is that of a set."""
+    """For our methods, return models in the config's order; mergekit's order is that of a set."""
     from mergekit.config import MergeConfiguration
 
     from mergekit_omp.plugin.noise import drop_noise
@@ -215,7 +216,7 @@ def _wrap_planner() -> None:
 
 
 def let_go(planner: Any) -> None:
-    """Leave what was planned to the tasks alone: mergekit caches planners when merges are over."""
+    """Drop what a planner holds: mergekit caches planners, which would keep it alive after the merge."""
     planner._transplant = planner._tokenizer_task = None
     planner._tensors = []
     planner._plan = _planned_already
@@ -226,7 +227,7 @@ def _planned_already() -> None:
 
 
 def _wrap_merge() -> None:
-    """Wrap what `mergekit.merge` does once the graph has run; it is loaded by the first plan."""
+    """Patch the steps of `mergekit.merge` after the graph, if that module is loaded: it need not be."""
     merge: Any = sys.modules.get("mergekit.merge")
     if merge is None or getattr(merge, "_mergekit_omp", False):
         return
@@ -242,7 +243,7 @@ def _wrap_merge() -> None:
 
 
 def _wrap_vocabulary_size(merge: Any) -> None:
-    """mergekit writes the number of tokens; with gaps in the ids there are more rows."""
+    """Write the number of rows to the config; mergekit writes the number of tokens, which may be less."""
     from mergekit.common import set_config_value
 
     from mergekit_omp.transplant.merge import current
@@ -261,7 +262,7 @@ def _wrap_vocabulary_size(merge: Any) -> None:
 
 
 def _wrap_card(merge: Any) -> None:
-    """mergekit's model card, with a section on the transplant."""
+    """Add a section on the transplant to mergekit's model card."""
     from mergekit_omp.plugin.card import transplant_card
     from mergekit_omp.transplant.merge import current
 
@@ -273,7 +274,7 @@ def _wrap_card(merge: Any) -> None:
         if ours is None or ours.record is None or ours.output is None:
             card: str = original(config=config, config_yaml=config_yaml, name=name)
             return card
-        # For `out/` mergekit has no name.
+        # mergekit derives an empty name from a path such as `out/`.
         name = name or os.path.basename(os.path.abspath(ours.output.path))
         return transplant_card(
             lambda: original(config=config, config_yaml=config_yaml, name=name),
@@ -286,7 +287,7 @@ def _wrap_card(merge: Any) -> None:
 
 
 def _wrap_last_step(merge: Any) -> None:
-    """A summary on the terminal after the last step of every merge."""
+    """After mergekit's last step write the settings and the record, and print a summary."""
     import click
 
     from mergekit_omp.record.record import save_record

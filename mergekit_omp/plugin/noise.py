@@ -1,4 +1,4 @@
-"""What other libraries say in a merge that nobody who merges can act upon."""
+"""Hides warnings of other libraries that a user can do nothing about."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 
 
 def drop_noise() -> None:
-    """Drop what transformers 5 says of mergekit's own code; it comes with `--quiet` too."""
-    # Adding the same filter again changes nothing.
+    """Hide transformers' deprecation warning about mergekit's own code, which `--quiet` lets through."""
+    # Adding a filter twice has no effect.
     logging.getLogger("transformers.configuration_utils").addFilter(_worth_saying)
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    # mergekit sets `torch_dtype` on the output's config, under whatever transformers is installed.
+    # mergekit sets `torch_dtype` on the output's config, whichever transformers is installed.
     return not record.getMessage().startswith("`torch_dtype` is deprecated")

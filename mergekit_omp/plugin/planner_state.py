@@ -1,4 +1,4 @@
-"""What a planner of mergekit's holds for us from one of its calls to the next."""
+"""What our patches keep on a `MergePlanner` between its methods."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mergekit_omp.transplant.task_planning import MergeTasks
 
 @dataclass(eq=False)
 class PlannerState:
-    """One planner's merge; the later fields are set once mergekit has planned."""
+    """The merge that a planner plans; `plan` and `tasks` are set when mergekit has planned it."""
 
     merge: Merge
     out_config: transformers.PretrainedConfig
-    """mergekit's own object, which stays as it is until all is planned."""
+    """The config object that mergekit will save. It is changed when the whole merge is planned."""
     output: PlannedOutput
     plan: TransplantPlan | None = None
     tasks: MergeTasks | None = None

@@ -1,7 +1,7 @@
-"""What is checked of a merge's inputs before mergekit opens any of them.
+"""Checks a merge's inputs before mergekit opens any of them.
 
-mergekit asks for the models' architectures first of all: there our methods' inputs are looked at,
-so that a broken file is named in a sentence, by the merge and by `inspect` alike.
+The checks are run from `get_architecture_info`, the first function that mergekit calls for a merge,
+so that merges and `inspect` report a broken file in the same sentence.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mergekit_omp.transplant.methods import find
 
 
 def install() -> None:
-    """Wrap mergekit's question for the architecture, wherever that was imported to."""
+    """Patch `get_architecture_info` in every module of mergekit that has imported it."""
     from mergekit import architecture
 
     original = architecture.get_architecture_info
@@ -66,11 +66,11 @@ def install() -> None:
 
 
 def check_inputs(config: MergeConfiguration, options: MergeOptions) -> None:
-    """Refuse what a merge by one of our methods would fail on later, or not notice."""
+    """Raise TransplantError for inputs on which the merge would fail later, or that it would not notice."""
     method = find(config.merge_method)
     assert method is not None
     if weights_are_read():
-        # A dry run may be made for another machine than this.
+        # A dry run may be for another machine.
         _check_device(options)
     source = tokenizer_source(config)
     check_parameters(config, method)
@@ -101,7 +101,7 @@ def check_inputs(config: MergeConfiguration, options: MergeOptions) -> None:
 def _check_layers(
     config: MergeConfiguration, architecture: ModelArchitecture, options: MergeOptions
 ) -> None:
-    """Refuse slices of layers that a model does not have, or none at all."""
+    """Refuse slices without sources, and layers that a model does not have."""
     modules = config.modules or {}
     slices = {"slices": config.slices or [], **{n: m.slices or [] for n, m in modules.items()}}
     for name, pieces in slices.items():
@@ -123,7 +123,7 @@ def _check_layers(
 
 
 def _open_models(config: MergeConfiguration, options: MergeOptions) -> None:
-    """Open the checkpoints as mergekit is about to, which merges adapters and downloads."""
+    """Open the checkpoints as mergekit will: that downloads them, and merges LoRA adapters."""
     cache = LoaderCache()
     cache.setup(options=options)
     for model in models_in_order(config):
@@ -135,7 +135,7 @@ def _open_models(config: MergeConfiguration, options: MergeOptions) -> None:
             ):
                 folder = cache.get(model).index.base_path
         except TransplantError:
-            # mergekit would take what it began to write for a merged adapter the next time.
+            # The next merge would take what is half written for a merged adapter.
             for name in (
                 set(os.listdir(options.lora_merge_cache)) - held if _is_there(options) else ()
             ):
@@ -152,7 +152,7 @@ def _check_device(options: MergeOptions) -> None:
     name = options.device or "cpu"
     remedy = "Leave --cuda, --gpu-rich and --device out to merge on the processor."
     with of_library(f"The device {name!r} cannot be used", remedy):
-        # The device `meta` takes tensors and has no numbers.
+        # `.item()` also rules out the device `meta`, whose tensors have no data.
         torch.ones(1, device=name).item()
     if options.multi_gpu and not has_accelerator():
         raise TransplantError(
@@ -184,7 +184,7 @@ def _check_adapter(model: ModelReference, options: MergeOptions) -> None:
 
 
 def _check_finite(config: MergeConfiguration) -> None:
-    """Refuse parameters that are not finite: every number that they weigh would become such."""
+    """Refuse parameters that are infinite or NaN: so would be every number that they weigh."""
     for where, settings in parameter_blocks(config):
         for name, value in (settings or {}).items():
             for number in _numbers(value):
@@ -201,7 +201,7 @@ def _numbers(setting: Any) -> list[float]:
     if isinstance(setting, ConditionalParameter):
         return _numbers(setting.value)
     if isinstance(setting, str):
-        # YAML takes 1e999 for text, and mergekit for a number.
+        # YAML reads 1e999 as text, which mergekit then converts to a number.
         try:
             return [float(setting)]
         except ValueError:

@@ -1,8 +1,8 @@
-"""A merge planned as `mergekit-yaml` plans it, and not run.
+"""Plans merges as `mergekit-yaml` does, without running them.
 
-`dry_run` plans from tokenizers and headers, before a merge; `replan` reads vocabulary tensors too,
-after it. The steps are those of `mergekit.merge.run_merge` up to the plan, so that an error in a
-config is found by the same code and says the same.
+`dry_run` plans a merge that has not run yet, without downloading weights; `replan` plans one that
+has run. Both take the steps of `mergekit.merge.run_merge` up to the plan, so that an error in a config
+is found by the same code, and reported in the same sentence.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mergekit_omp.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class DryRun:
-    """A planned merge. `tokenizer` is the output's, with the chat template that it will have."""
+    """A planned merge. `tokenizer` is the output's, with its chat template."""
 
     config: MergeConfiguration
     transplant: TransplantPlan
@@ -49,10 +49,10 @@ class DryRun:
 
 @contextlib.contextmanager
 def dry_run(config: MergeConfiguration, options: MergeOptions) -> Iterator[DryRun | None]:
-    """Plan a merge; None where its merge method is not one of ours.
+    """Plan a merge; gives None where its merge method is not one of ours.
 
-    The headers of its checkpoints can be asked for within the context. Raises TransplantError
-    where mergekit-yaml would refuse the config, with the same sentence for our methods.
+    Headers of its checkpoints can be read within the context. Raises TransplantError where
+    mergekit-yaml would refuse the config.
     """
     with headers_only(), _loaders_without_weights():
         if find(config.merge_method) is None:
@@ -79,7 +79,7 @@ def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun:
 
 
 def _plan_of(planner: MergePlanner) -> TransplantPlan:
-    """What a planner has planned, which it keeps no longer."""
+    """Take the plan from a planner."""
     plan: TransplantPlan = planner._transplant.plan
     let_go(planner)
     return plan
@@ -91,9 +91,9 @@ def _planner(
     opened: Callable[[], None] = lambda: None,
     faults: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008
 ) -> MergePlanner:
-    """mergekit's planner of a merge, once it has planned.
+    """mergekit's planner, after it has planned the merge.
 
-    `opened` is called just before that; `faults` says what it means if there is no config to make.
+    `opened` is called just before it plans; `faults` handles errors of making the output's config.
     """
     architecture = architectures.get_architecture_info(config, options)
     LoaderCache().setup(options=options)
@@ -109,7 +109,7 @@ def _planner(
 
 @contextlib.contextmanager
 def _loaders_without_weights() -> Iterator[None]:
-    """Leave mergekit's cache of checkpoints as it was: here it may hold stand-ins."""
+    """Restore mergekit's cache of checkpoints: a dry run puts loaders into it that have no weights."""
     held = dict(LoaderCache().loaders)
     try:
         yield
@@ -119,7 +119,7 @@ def _loaders_without_weights() -> Iterator[None]:
 
 
 def _open_models(config: MergeConfiguration, options: MergeOptions) -> None:
-    """Have mergekit find every checkpoint's index, without merging a LoRA or fetching weights."""
+    """Put a loader for every model into mergekit's cache, without merging adapters or downloading."""
     cache = LoaderCache()
     for model in models_in_order(config):
         if _has_no_files_yet(model):
@@ -129,7 +129,7 @@ def _open_models(config: MergeConfiguration, options: MergeOptions) -> None:
 
 def _open_donor(source: TokenizerSource, options: MergeOptions) -> None:
     if isinstance(source, ModelReference) and _has_no_files_yet(source):
-        # A donor without weights is for planning to judge: some methods need none.
+        # Whether a donor without weights will do depends on the method, which planning checks.
         with contextlib.suppress(OSError, RuntimeError, ValueError):
             LoaderCache().loaders[source] = _loader(source, options)
 
@@ -146,12 +146,12 @@ def _loader(model: ModelReference, options: MergeOptions) -> LazyTensorLoader:
             f"The LoRA adapter {model.lora} cannot be read", "Name the directory of an adapter."
         ):
             peft.PeftConfig.from_pretrained(model.lora.path, revision=model.lora.revision)
-    # A merged LoRA leaves the shapes of its model as they are.
+    # Merging a LoRA does not change the shapes of the model.
     return LazyTensorLoader(_index(model, options), lazy_unpickle=options.lazy_unpickle)
 
 
 def _index(model: ModelReference, options: MergeOptions) -> ShardedTensorIndex:
-    """From the model's directory, from what was downloaded of it, or from the headers online."""
+    """The index of the model's directory, of its downloaded files, or of its headers on the Hub."""
     path, revision = model.model.path, model.model.revision
     if os.path.exists(path):
         return ShardedTensorIndex.from_disk(path)
@@ -159,7 +159,7 @@ def _index(model: ModelReference, options: MergeOptions) -> ShardedTensorIndex:
         folder = huggingface_hub.snapshot_download(
             path, revision=revision, cache_dir=options.transformers_cache, local_files_only=True
         )
-        # A folder may hold a config alone, which was fetched a moment ago.
+        # The folder may hold only a config, downloaded a moment ago.
         if any(name.endswith((".safetensors", ".bin")) for name in os.listdir(folder)):
             return ShardedTensorIndex.from_disk(folder)
     with of_library(
@@ -170,7 +170,7 @@ def _index(model: ModelReference, options: MergeOptions) -> ShardedTensorIndex:
 
 @dataclass(frozen=True, eq=False)
 class PlannedRows:
-    """One vocabulary tensor of one model of the merge."""
+    """One vocabulary tensor of one model of the merge, with its planned rows."""
 
     plan: RowPlan
     output_name: str
@@ -178,10 +178,12 @@ class PlannedRows:
     vocabulary: Vocabulary
     """The model's vocabulary."""
     load: LoadTensor
+    """Loads the model's own tensor."""
     axis: int
+    """The tensor's dimension with one entry per token."""
 
     def base(self) -> Shaped[Tensor, "base_rows dim"]:
-        """The model's own rows, freshly read."""
+        """The model's own rows, read from disk."""
         matrix = self.load.execute()
         assert matrix is not None
         return vocabulary_first(matrix, self.axis)
@@ -189,20 +191,20 @@ class PlannedRows:
 
 @dataclass(frozen=True, eq=False)
 class Replanned:
-    """A merge's plan."""
+    """The plan of a merge that has run."""
 
     output: Vocabulary
     tensors: dict[tuple[str, str], PlannedRows]
-    """By the names of model and tensor in the record."""
+    """By (model, tensor), as the record names them."""
     donors: dict[str, Vocabulary]
-    """By the name of the donor in the record."""
+    """By the donor's name in the record."""
 
 
 def replan(config: MergeConfiguration, options: MergeOptions) -> Replanned:
-    """Plan a merge that has run once more, so that rows and anchors are known as it knew them.
+    """Plan a merge that has run, to find out again which rows and anchors it used.
 
-    Nothing is written and nothing is downloaded: tokenizers and vocabulary tensors are read from
-    the models. Raises TransplantError where these are no longer there.
+    Reads tokenizers and vocabulary tensors of the models, and writes nothing. Raises TransplantError
+    where the models are no longer there.
     """
     ours = logging.getLogger("mergekit_omp")
     level = ours.level

@@ -1,7 +1,7 @@
-"""The seams: all that the package uses of other libraries and that these do not promise to keep.
+"""The seams: undocumented parts of other libraries that this package uses or overrides.
 
-Each is checked where the plugin is activated, by the parameters that it is called with or that
-stand in an override of it. What a library documents for its users is not listed.
+They may change with any release. Each is checked when the plugin is activated: that it exists, and
+that it has the parameters that we call it with or that our override has.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 SUPPORTED = SpecifierSet(">=0.1.5,<0.2")
-"""The versions of mergekit."""
+"""The versions of mergekit that the package works with."""
 
 _MISSING = object()
 
 
 @dataclass(frozen=True)
 class Seam:
-    """One object, and the parameters that it has to have."""
+    """One function, class or attribute, and the parameters that it must have."""
 
     module: str
     name: str
-    """Its name in the module, with dots."""
+    """Its dotted name in the module."""
     parameters: tuple[str, ...] | None = None
-    """In their order; None for what is not called, or cannot tell."""
+    """In their order; None for what is not called, or has no signature."""
 
     def __str__(self) -> str:
         return f"{self.module}.{self.name}"
 
     def fault(self) -> str | None:
-        """What is wrong with it, as the end of 'mergekit 0.1.5 ...'; None where all is well."""
+        """What is wrong with it, to follow 'mergekit 0.1.5' in a sentence; None if nothing is."""
         try:
             found: Any = importlib.import_module(self.module)
         except ImportError:
@@ -128,7 +128,7 @@ PLAN = (
     Seam("tokenizers.pre_tokenizers", "Sequence.__setstate__", ("self", "state")),
     Seam("torch", "_int_mm"),
 )  # fmt: skip
-"""What a merge is planned and run with."""
+"""Checked when `mergekit.plan` is imported."""
 
 MERGE = (
     Seam("mergekit.merge", "_copy_tagalong_files", ("merge_config", "out_path", "files", "options")),
@@ -138,11 +138,11 @@ MERGE = (
     Seam("mergekit.merge", "generate_card", ("config", "config_yaml", "name")),
     Seam("mergekit.card", "maybe_link_hf", ("path",)),
 )  # fmt: skip
-"""What surrounds the plan; mergekit imports these modules after the one that activates us."""
+"""Checked at the first plan: mergekit imports these modules after the one that activates the plugin."""
 
 
 def unsupported(seams: Iterable[Seam]) -> str | None:
-    """What is wrong with the mergekit, or another library, that is installed; or None."""
+    """The first thing wrong with the installed libraries, as the end of a sentence; None if nothing is."""
     found = importlib.metadata.version("mergekit")
     try:
         supported = SUPPORTED.contains(Version(found), prereleases=True)
@@ -159,7 +159,7 @@ def unsupported(seams: Iterable[Seam]) -> str | None:
 
 
 def refusal(problem: str) -> str:
-    """The sentence that a user reads."""
+    """The error message for `problem`, which `unsupported` has found."""
     supported = f"mergekit{','.join(sorted(map(str, SUPPORTED), reverse=True))}"
     return (
         f"mergekit-omp works with {supported}, but {problem}. Install a supported mergekit: pip "

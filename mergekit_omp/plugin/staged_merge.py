@@ -1,6 +1,7 @@
-"""`mergekit.merge.run_merge` writes where it is told; for our methods it is told a stage.
+"""Has `mergekit.merge.run_merge` write into a stage (`transplant.staging`) for our methods.
 
-The planner calls `begin` when all is checked, so that a merge that is refused touches nothing.
+The stage is created when the planner calls `begin`, after all checks, so that a merge that is
+refused does not touch the disk.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ _current: ContextVar[OutputDirectory | None] = ContextVar("output_directory", de
 
 
 def begin(out_path: str) -> None:
-    """Open the stage of the merge that is about to run into it. TransplantError if it cannot be."""
+    """Create the stage `out_path`, if this merge has one. TransplantError where it cannot be created."""
     directory = _current.get()
     if directory is not None and directory.stage == out_path:
         directory.open()
 
 
 def wrap_run_merge() -> None:
-    """Have `run_merge` be the staged one, wherever it is imported from."""
+    """Patch `run_merge` in `mergekit.merge` and in every module of mergekit that has imported it."""
     merge = sys.modules.get("mergekit.merge") or importlib.import_module("mergekit.merge")
     if "run_merge" not in vars(merge):
-        # Its body is what imports the planner just now, and has not come to the function yet.
+        # The module is being imported and imports the planner; `run_merge` is not yet defined.
         merge.__class__ = _ModuleWithStagedMerge
         return
     original = merge.run_merge
@@ -40,11 +41,11 @@ def wrap_run_merge() -> None:
 
 
 class _ModuleWithStagedMerge(ModuleType):
-    """`mergekit.merge`, whose body defines `run_merge` after it was given this class."""
+    """The class of `mergekit.merge` until `run_merge` is first read, which then gets patched."""
 
     @property
     def run_merge(self) -> Any:
-        """The staged one, from the first question for it on."""
+        """The patched function."""
         self.run_merge = staged(vars(self)["run_merge"])
         return vars(self)["run_merge"]
 
@@ -55,7 +56,7 @@ class _ModuleWithStagedMerge(ModuleType):
 
 
 def staged(original: Any) -> Any:
-    """`run_merge`, which for our methods writes into a stage and publishes what is whole."""
+    """`run_merge`, which for our methods writes into a stage and publishes it at the end."""
 
     @functools.wraps(original)
     def run_merge(

@@ -1,1 +1,1 @@
-"""A merge: its config, methods, the plan of rows, graph tasks, the output directory, the log."""
+"""One merge: reading its config, planning its rows, the graph's tasks, the output directory, the log."""

@@ -1,4 +1,4 @@
-"""The chat template of an output: the text that it makes, and the token that ends an answer."""
+"""The output's chat template: whether it can be rendered, and which token ends an answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import transformers
 from mergekit_omp.transplant.control import TURN_END
 
 _QUESTION, _ANSWER = "What is the capital of France?", "The capital of France is Paris."
-# What a template raises that asks for other roles, other fields or other types.
+# Raised by templates that expect other roles, other fields or other types than this chat has.
 _CANNOT_RENDER = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
 
 
@@ -19,13 +19,13 @@ class TurnEnd:
     """How a chat template ends an answer."""
 
     id: int | None
-    """The token, where there is one."""
+    """The token id; None where an answer ends with no single token, or it is not known."""
     text: str
-    """What stands after the answer, without space around it; '' where that is not known."""
+    """What the template writes after the answer, stripped; '' where that is not known."""
 
 
 def template_text(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
-    """The template that a chat uses where none is named, or ''."""
+    """The tokenizer's default chat template, or '' where it has none."""
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default") or next(iter(template.values()), "")
@@ -33,7 +33,7 @@ def template_text(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
 
 
 def syntax_error(tokenizer: transformers.PreTrainedTokenizerBase) -> str | None:
-    """Why the chat template is no Jinja; None where it is, or there is none."""
+    """The syntax error in the chat template; None where it is valid Jinja, or there is none."""
     try:
         _render(tokenizer)
     except jinja2.TemplateSyntaxError as error:
@@ -44,9 +44,9 @@ def syntax_error(tokenizer: transformers.PreTrainedTokenizerBase) -> str | None:
 
 
 def turn_end(tokenizer: transformers.PreTrainedTokenizerBase) -> TurnEnd:
-    """What ends an answer, seen by writing a chat of one question with the template.
+    """What ends an answer, found by rendering a chat of one question and one answer.
 
-    Where the template cannot write that, its text tells, if it names a usual token.
+    Where the template cannot render that, the first of `TURN_END` that its text contains is taken.
     """
     template = template_text(tokenizer)
     if not template:

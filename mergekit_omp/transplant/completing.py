@@ -32,7 +32,7 @@ class PlannedRecord:
 
 
 class TensorStatistics(Task[list[dict[str, Any]]]):
-    """What came out for one vocabulary tensor, model by model."""
+    """Measures one aligned vocabulary tensor, model by model, for the record."""
 
     model_config = HOLDS_PLANS
 
@@ -44,7 +44,7 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
         return {"tensors": self.aligned, **codes}
 
     def priority(self) -> int:
-        # Right after the tensor is aligned, so that it is not kept for this alone.
+        # Runs right after the alignment, so that the tensor is not kept in memory for this.
         return 2000
 
     def group_label(self) -> str | None:

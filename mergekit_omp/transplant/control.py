@@ -1,7 +1,7 @@
-"""Control tokens of the output: what each gets, and what to write where nothing fits.
+"""Control tokens of the output: where their rows come from, and suggestions for those without one.
 
-Roles follow transformers' special tokens; purposes of chat markup follow the published templates
-of the families named in `PURPOSES`.
+Roles (bos, eos, pad, ...) are transformers' special tokens. `PURPOSES` groups chat markup of
+published model families by what it is used for in their chat templates.
 """
 
 from __future__ import annotations
@@ -44,21 +44,22 @@ PURPOSES: tuple[tuple[str, ...], ...] = (
     ("<|file_sep|>", "<file_sep>", "<|file_separator|>"),
     ("<|repo_name|>", "<repo_name>", "<reponame>"),
 )
-"""Control tokens that serve one purpose in different families, the most usual first.
+"""Each entry: tokens of different families that serve the same purpose, the most common first.
 
-[INST] and [/INST] have no counterpart: they hold what others write as a turn's end, start and role.
+[INST] and [/INST] are not listed: each stands for what other families write as the end of a turn,
+the start of the next and its role together.
 """
 DOCUMENT_BORDERS = ("<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>")
-"""Tokens between texts, which stand for the start of a text where a model has no bos."""
+"""Tokens between documents, which can replace bos in a model that has none."""
 NEVER_READ = ("pad", "unk", "mask", "sep", "cls")
-"""Roles for which an approximated row does no harm to a model that writes text."""
+"""Roles that a model does not read while it generates, so that an approximated row does no harm."""
 MANY_ALIKE = 8
-"""Control tokens that only a number tells apart: from here on they are spare ones."""
+"""So many control tokens whose names differ only by a number are taken to be reserved ones."""
 _SPARE = re.compile(r"reserved|unused|special_?\d|extra_?id|placeholder|dummy|<pad\d*>", re.I)
 
 
 class Fate(str, Enum):
-    """What becomes of a control token's row."""
+    """Where a control token's row comes from."""
 
     ROLE = "copied by role"
     STRING = "copied by string"
@@ -80,20 +81,20 @@ class ControlToken:
     source_model: str | None
     """The model that an override takes it from."""
     suppressed: bool
-    """It shares its row with a more telling token, and is not to be generated."""
+    """Another token has the same row, and this one must not be generated in its place."""
 
     @property
     def family(self) -> str:
-        """Its name without numbers."""
+        """Its name with every number replaced by 0: the same for reserved tokens of one kind."""
         return re.sub(r"\d+", "0", self.token)
 
 
 def control_tokens(
     vocabularies: Vocabularies, plan: RowPlan, alignment: Alignment, gained: frozenset[str]
 ) -> list[ControlToken]:
-    """All control tokens of the output, and added markup that found no row, by id.
+    """The control tokens of the output, and added tokens that were not matched by bytes, by id.
 
-    `gained` are ordinary tokens that a union adds: they are no markup.
+    `gained` are ordinary tokens that a union adds; they are left out.
     """
     output, model = alignment.output, alignment.model
     overrides = {row: (source, at) for row, source, at in plan.overrides}
@@ -136,7 +137,8 @@ def _override_source(
 
 
 def unmatched(tokens: Iterable[ControlToken]) -> list[ControlToken]:
-    """Those that something is worth saying for: not copied, set or spare, and seen by a model."""
+    """Those with an approximated or mean row that a user may want to set: reserved ones are left out,
+    and those that only have roles in `NEVER_READ`."""
     tokens = list(tokens)
     sizes = Counter(token.family for token in tokens)
     return [
@@ -149,9 +151,9 @@ def unmatched(tokens: Iterable[ControlToken]) -> list[ControlToken]:
 
 
 def counterparts(tokens: Iterable[ControlToken], model: Vocabulary) -> dict[str, str]:
-    """For unmatched tokens the model's control tokens of the same purpose, as far as names tell.
+    """For each unmatched token the model's control token of the same purpose, where one is known.
 
-    None of the model's is named twice: in a head two tokens would share its probability.
+    No token of the model is suggested twice: in a head, the two would share its probability.
     """
     tokens = list(tokens)
     taken = {token.source for token in tokens if token.fate == Fate.OVERRIDE}

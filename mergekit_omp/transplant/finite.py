@@ -1,4 +1,4 @@
-"""The merge of one tensor, which fails where what is to be written is not finite."""
+"""The merge of one tensor, which fails if the result is not finite in the dtype it is written in."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NUMBERS_AT_ONCE = 1 << 24
 
 
 class FiniteMerge(ExecuteMergeMethodTask):
-    """mergekit's own task, with a look at what comes out in the dtype that is written."""
+    """mergekit's own task, with a check of its result."""
 
     written_as: str | None
-    """The dtype that the output casts to, if any."""
+    """The dtype that the result is cast to, by mergekit's name; None for no cast."""
 
     def execute(self, tensors: dict[ModelReference, Tensor], **kwargs: Any) -> Tensor | None:
         merged = super().execute(tensors, **kwargs)
@@ -45,14 +45,14 @@ class FiniteMerge(ExecuteMergeMethodTask):
 def finite_merge(
     task: ExecuteMergeMethodTask, *, gather_tensors: Task, written_as: str | None
 ) -> FiniteMerge:
-    """`task` with that check, and `gather_tensors` for what it merges."""
+    """`task` with that check, and with `gather_tensors` as its input."""
     fields = {name: getattr(task, name) for name in ExecuteMergeMethodTask.model_fields}
     return FiniteMerge(**{**fields, "gather_tensors": gather_tensors}, written_as=written_as)
 
 
 def _not_finite(tensor: Tensor, dtype: torch.dtype) -> int:
-    """How many numbers of a tensor are not finite in a dtype."""
-    # NaN and infinity stay in a sum: where that is finite, no number needs a closer look.
+    """How many numbers of a tensor are not finite once cast to `dtype`."""
+    # A sum with NaN or infinity in it is not finite, so a finite sum rules both out.
     if dtype != torch.float16 and torch.isfinite(tensor.sum(dtype=torch.float32)):
         return 0
     flat = tensor.reshape(-1)

@@ -1,4 +1,4 @@
-"""Vocabularies, rows and donors of the models of a merge, each read once."""
+"""What planning reads of the models of a merge: vocabularies, tensors and donors, each once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LOG = logging.getLogger(__name__)
 
 
 class Warnings:
-    """What a user should know before the merge: logged once each, and kept for the record.
+    """Warnings that come up while planning: each is logged once, and kept for the record.
 
-    A dry run does not log them: they are part of what it prints.
+    With `logged` False they are only kept: a dry run prints them itself.
     """
 
     def __init__(self, *, logged: bool = True) -> None:
@@ -43,7 +43,10 @@ class Warnings:
 
 
 class MergeInputs:
-    """Vocabularies, alignments, rows and donors of one merge."""
+    """A cache of alignments, facts on tensors, and donors, for the planning of one merge.
+
+    `output` is the output's vocabulary, and `gained` the ordinary tokens that a union added to it.
+    """
 
     def __init__(
         self,
@@ -63,7 +66,7 @@ class MergeInputs:
         self._donors: dict[ModelReference, Donor] = {}
 
     def alignment(self, vocabulary: Vocabulary, rows: int | None = None) -> Alignment:
-        """Which row of a model with `rows` rows belongs to each output id."""
+        """Which row of a model with this vocabulary, and `rows` rows, belongs to each output id."""
         key = (vocabulary.fingerprint, rows)
         if key not in self._alignments:
             alignment = align(vocabulary, self.output, rows=rows)
@@ -73,7 +76,7 @@ class MergeInputs:
         return self._alignments[key]
 
     def donor_ids(self, donor: Vocabulary, rows: int | None = None) -> np.ndarray:
-        """A donor's id for each output id; -1 where it has none, or no row for it."""
+        """For each output id the donor's id, or -1 where it has no such token or no row for it."""
         if donor.fingerprint == self.output.fingerprint:
             ids = np.where(self.output.kinds != Kind.GAP, np.arange(self.output.size), -1)
         else:
@@ -83,7 +86,7 @@ class MergeInputs:
         return ids
 
     def donor(self, model: ModelReference, method: str) -> Donor:
-        """A model whose rows `method` is to read."""
+        """`model` as a donor for `method`. TransplantError where its weights cannot be read."""
         if model not in self._donors:
             vocabulary = self.vocabularies.vocabulary(model)
             self._donors[model] = load_donor(model, vocabulary, method, self.options)
@@ -92,7 +95,7 @@ class MergeInputs:
         return self._donors[model]
 
     def rows(self, tensor: VocabularyTensor) -> StoredRows:
-        """How many rows a tensor has, and which of them are usable."""
+        """What is known of a tensor, read at most once. TransplantError where it is missing or damaged."""
         if tensor not in self._rows:
             check_vocabulary_tensor(tensor)
             try:
@@ -106,14 +109,14 @@ class MergeInputs:
     def is_tied(
         self, config: PretrainedConfig, entry: VocabularyTensor, head: VocabularyTensor
     ) -> bool:
-        """Whether a model that stores a head reads it from its input embedding all the same.
+        """Whether a model with both tensors stored is tied: its config says so and they are equal.
 
-        Of matrices known by their headers alone its `config` is believed.
+        Where only headers were read, the config alone decides.
         """
         return says_tied(config) and self.rows(entry).digest == self.rows(head).digest
 
     def model_rows(self, tensor: VocabularyTensor) -> StoredRows:
-        """The same for a model of the merge, some rows of which must be finite."""
+        """`rows` for a tensor of a merged model. TransplantError where no row is finite."""
         rows = self.rows(tensor)
         if rows.count and not rows.finite.any():
             raise TransplantError(
@@ -123,8 +126,7 @@ class MergeInputs:
         return rows
 
     def donor_rows(self, tensor: VocabularyTensor) -> StoredRows:
-        """Like `rows`, for a donor's tensor. Raises TransplantError where none of its rows is
-        usable."""
+        """`rows` for a donor's tensor. TransplantError where no row is usable."""
         rows = self.rows(tensor)
         if not rows.usable.any():
             raise TransplantError(

@@ -1,4 +1,4 @@
-"""What the output's config says of its layers, where `slices:` put them together anew."""
+"""The settings per layer in the output's config, for merges that stack `slices:` of layers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def set_layers(
     base_config: transformers.PretrainedConfig,
     config: MergeConfiguration,
 ) -> None:
-    """Set the number of layers, and give every setting that has one entry a layer as many.
+    """Set the number of layers in `out_config`, and pick the entries of lists with one per layer.
 
-    mergekit sets the number for the architectures that it has a definition of, and no other key.
+    mergekit sets only the number, and only for architectures that it has a definition of.
     """
     if not config.slices:
         return
@@ -27,7 +27,7 @@ def set_layers(
         for key, value in vars(base).items()
         if isinstance(value, list) and len(value) == before
     }
-    # Names such as n_layer stand for it in some families.
+    # transformers maps this name to the family's own, such as n_layer.
     text.num_hidden_layers = len(kept)
     for key, value in per_layer.items():
         if key.endswith(("layer_types", "_per_layer", "_layers")) and max(kept) < before:

@@ -1,4 +1,4 @@
-"""The log of a merge: each fact once, above the progress bars; with --quiet nothing but errors."""
+"""The log of a merge: each message once, printed above progress bars; only errors with --quiet."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PACKAGE = "mergekit_omp"
 
 
 class MergeLog:
-    """What the package's loggers write in the course of one merge.
+    """Handles what the package logs during one merge.
 
-    The records belong to it that are made within its `scope`, in whichever thread.
+    A log record belongs to the merge within whose `scope` it is made.
     """
 
     def __init__(self, *, quiet: bool):
@@ -28,9 +28,9 @@ class MergeLog:
 
     @contextmanager
     def scope(self, *, running: bool = False) -> Iterator[None]:
-        """Within it, what the package logs in this thread belongs to the merge.
+        """Within it, what the package logs in this thread belongs to this merge.
 
-        `running` while the graph runs: the warnings that come up then are kept for the record.
+        `running` is set while the graph runs: warnings are then kept for the merge's record.
         """
         _catch_all()
         token = _scope.set((self, running))
@@ -40,11 +40,11 @@ class MergeLog:
             _scope.reset(token)
 
     def run_warnings(self) -> list[str]:
-        """What the merge has warned of while it ran, in an order that does not vary."""
+        """Warnings logged while the graph ran, sorted: threads may log them in any order."""
         return sorted(self._run_warnings)
 
     def write(self, record: logging.LogRecord, *, running: bool) -> None:
-        """Hand a record to the handlers, unless it was before or the merge is quiet."""
+        """Pass a log record to the handlers, unless it is a repetition or the merge is quiet."""
         fact = (record.levelno, record.getMessage())
         with self._lock:
             if fact in self._written:
@@ -62,8 +62,8 @@ _scope: ContextVar[tuple[MergeLog, bool] | None] = ContextVar("log_scope", defau
 
 
 def _catch_all() -> None:
-    """Have every logger of the package ask which merge a record belongs to."""
-    # A filter of a logger is not asked about the records of its children.
+    """Add our filter to every logger of the package."""
+    # On each of them: a logger's filter does not see what its children log.
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == _PACKAGE:
             logging.getLogger(name).addFilter(_to_its_merge)

@@ -1,7 +1,8 @@
-"""One merge, from its plan to its end: its log, and what the steps after the graph ask for.
+"""The state of one merge, from its plan to its end.
 
-A merge is held by its plan and by its tasks alone. When they go, since it has ended or failed,
-it goes with them; two that are planned side by side have nothing in common.
+mergekit calls our hooks with its own objects only, so the merge of a thread is found through a
+context variable. That holds a weak reference: only the plan and the tasks own the merge, so that it
+is freed with them when it has ended or failed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mergekit_omp.transplant.log import MergeLog
 
 @dataclass(frozen=True, eq=False)
 class MergeOutput:
-    """What mergekit's steps after the graph ask for."""
+    """What the steps after the graph need to know."""
 
     path: str
     """The directory that the merge writes into."""
@@ -37,33 +38,33 @@ class MergeOutput:
 
 @dataclass(eq=False)
 class Merge:
-    """One merge: what its steps leave for later ones."""
+    """What the steps of one merge leave for later steps."""
 
     log: MergeLog
     output: MergeOutput | None = None
-    """Once it is planned to be written; None for a merge in memory."""
+    """Set when a merge to disk is planned; None for a merge in memory."""
     record: dict[str, Any] | None = None
-    """`tokenizer_transplant.json`, once the graph has run."""
+    """The content of `tokenizer_transplant.json`, but for its list of files; set by the graph's last task."""
     row_facts: dict[tuple[int, int], RowFacts] = field(default_factory=dict)
-    """What is known of each row then, by the numbers of its model and tensor in the record."""
+    """Facts on rows by (model, tensor), both counted from 0 in the record; set with `record`."""
 
 
 _current: ContextVar[weakref.ref[Merge] | None] = ContextVar("current_merge", default=None)
 
 
 def begin(*, quiet: bool) -> Merge:
-    """A new merge, which the thread's (or asyncio task's) later steps find as `current`."""
+    """A new merge, which later steps in this thread (or asyncio task) get by `current`."""
     merge = Merge(MergeLog(quiet=quiet))
     _current.set(weakref.ref(merge))
     return merge
 
 
 def current() -> Merge | None:
-    """The merge that was begun last in this context; None where it has ended, or is not ours."""
+    """The merge begun last in this thread; None where it has ended, or is not by one of our methods."""
     found = _current.get()
     return None if found is None else found()
 
 
 def end() -> None:
-    """The context's merge is over, or one that is mergekit's alone begins."""
+    """Forget this thread's merge: it is over, or one by a method of mergekit's own begins."""
     _current.set(None)

@@ -1,4 +1,4 @@
-"""Weights of models that `linear` would divide by, and that sum to nothing."""
+"""Refuses `weight`s that sum to 0, by which `linear` would divide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mergekit_omp.transplant.methods import TransplantMethod
 
 
 def check_weights_sum(method: TransplantMethod, tasks: Sequence[Task]) -> None:
-    """Refuse weights that sum to 0 where the merge method divides by their sum."""
+    """Raise TransplantError where the inner method is `linear` with `normalize`, and weights sum to 0."""
     if method.inner.spec.name != "linear":
         return
     for task in tasks:

@@ -1,8 +1,8 @@
-"""An output's files as every reader takes them: transformers 4.57 and 5, with and without code.
+"""Makes transformers 4.57 and 5 read the same model and tokenizer from an output's files.
 
-transformers 5 names its tokenizer classes anew and keeps all of rotary position embedding in one
-key, `rope_parameters`; what 4.57 looks for is written beside it. Nothing is said twice in two
-ways: the release that merges must read the same config with the older keys as without.
+transformers 5 has new names for tokenizer classes, and keeps the settings of rotary position
+embedding in one key, `rope_parameters`; the keys that 4.57 reads are written beside it. They are
+only added where the installed release still reads the same config.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
-"""The one name under which both releases load tokenizer.json as it is."""
+"""A class that both releases have, and that loads tokenizer.json unchanged."""
 TOKENIZER_MODULE = "output_tokenizer.py"
 TOKENIZER_CODE = '''"""The tokenizer of tokenizer.json, whatever family the model is of."""
 
@@ -32,7 +32,7 @@ class OutputTokenizer(PreTrainedTokenizerFast):
 '''
 _AUTO_MAP = {"AutoTokenizer": [None, "output_tokenizer.OutputTokenizer"]}
 _OF_THE_PROCESS = ("backend", "is_local", "local_files_only", "name_or_path", "add_prefix_space")
-"""Settings that say how a tokenizer was loaded, and not what it is."""
+"""Settings that depend on how a tokenizer was loaded, and do not belong into the output."""
 
 _ROPE = "rope_parameters"
 _OLDER_ROPE = (
@@ -47,10 +47,10 @@ _BY_LAYER_TYPE = {"full_attention": "rope_theta", "sliding_attention": "rope_loc
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What an output's tokenizer needs so that every reader loads it as it is."""
+    """What is added to the saved tokenizer, so that both releases load it unchanged."""
 
     settings: dict[str, Any] | None
-    """For tokenizer_config.json; None for a tokenizer with code of its own, which stays."""
+    """Added to tokenizer_config.json; None for a tokenizer with code of its own, which is left alone."""
     code: dict[str, str] = field(default_factory=dict)
     """Files of code by name."""
     warnings: tuple[str, ...] = ()
@@ -59,11 +59,11 @@ class TokenizerFiles:
 def tokenizer_files(
     tokenizer: transformers.PreTrainedTokenizerBase, model_type: str
 ) -> TokenizerFiles:
-    """Find out, by loading it, how `AutoTokenizer` takes the output's tokenizer as it is.
+    """Find out, by trying, what makes `AutoTokenizer` load the output's tokenizer unchanged.
 
-    For some families (Qwen2) transformers 5 takes the family's own class whatever the files say,
-    and with it another pre-tokenizer. A class named in `auto_map` is the one thing that it
-    respects; without `trust_remote_code` it then loads tokenizer.json, and with it our class.
+    For some families (Qwen2) transformers 5 loads the family's own class whatever the files say,
+    and with it another pre-tokenizer. It only respects a class that is named in `auto_map`: without
+    `trust_remote_code` it then loads tokenizer.json as it is, and with it the class that is named.
     """
     settings = tokenizer.init_kwargs
     if settings.get("auto_map") == _AUTO_MAP:
@@ -115,7 +115,7 @@ def write_tokenizer_files(folder: Path, files: TokenizerFiles) -> None:
 def write_older_config(
     folder: Path, config: transformers.PretrainedConfig, base: Mapping[str, Any]
 ) -> None:
-    """Add to the config.json in `folder` what transformers 4.57 looks for.
+    """Add to the config.json in `folder` the keys that transformers 4.57 reads.
 
     `config` is the one that was saved there, and `base` the content of the base's config.json.
     """
@@ -169,7 +169,7 @@ def _from_parameters(rope: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What the two releases would otherwise take from a class, whose defaults differ."""
+    """Settings that the releases would otherwise take from the defaults of different classes."""
     settings = {
         "tokenizer_class": TOKENIZER_CLASS,
         "model_input_names": list(tokenizer.model_input_names),
@@ -177,7 +177,7 @@ def _settings(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Any]
         "truncation_side": tokenizer.truncation_side,
         "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
     }
-    # What a sequence of pre-tokenizers says of it stays as it is.
+    # A sequence of pre-tokenizers has no such attribute, and none is needed.
     pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
     space = getattr(pre_tokenizer, "add_prefix_space", None)
     if space is not None:
@@ -186,7 +186,7 @@ def _settings(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Any]
 
 
 def _plain_class_is_taken(files: TokenizerFiles, model_type: str) -> bool:
-    """Whether `AutoTokenizer` takes the class that loads tokenizer.json as it is, by a tiny one."""
+    """Whether `AutoTokenizer` uses `TOKENIZER_CLASS` for this model type, tried with a tiny tokenizer."""
     tiny = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE({"a": 0}, [])))
     with tempfile.TemporaryDirectory() as folder:
         tiny.save_pretrained(folder)
@@ -199,7 +199,7 @@ def _plain_class_is_taken(files: TokenizerFiles, model_type: str) -> bool:
 def _read_as_it_is(
     folder: Path, tokenizer: transformers.PreTrainedTokenizerBase, *, trust: bool
 ) -> bool:
-    """Whether `AutoTokenizer` makes of `folder` what `tokenizer` is; with code where `trust`."""
+    """Whether `AutoTokenizer` loads `tokenizer` from `folder`; `trust`: with remote code, too."""
     expected = tokenizer.backend_tokenizer.to_str()
     for trusted in (False, True) if trust else (False,):
         loaded = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
@@ -211,13 +211,13 @@ def _read_as_it_is(
 def _same(
     kind: type[transformers.PretrainedConfig], one: dict[str, Any], other: dict[str, Any]
 ) -> bool:
-    """Whether the release that merges reads the same from two contents of config.json."""
+    """Whether the installed transformers reads the same config from two contents of config.json."""
     first, second = (kind.from_dict(copy.deepcopy(each)).to_dict() for each in (one, other))
     return _holds(second, first)
 
 
 def _holds(whole: Any, part: Any) -> bool:
-    """Whether `whole` has all that `part` has, at every level."""
+    """Whether `whole` has every key of `part` with the same value, at every level."""
     if isinstance(part, dict) and isinstance(whole, dict):
         return all(key in whole and _holds(whole[key], value) for key, value in part.items())
     return bool(whole == part)

@@ -1,4 +1,4 @@
-"""Where an output may be written: where nothing of the user's is lost."""
+"""Refuses output paths where something of the user's would be overwritten."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _WEIGHTS = (".safetensors", ".bin", ".pth", ".gguf")
 
 
 def check_out_path(out_path: str, inputs: Iterable[ModelReference]) -> None:
-    """Refuse an output path that would lose something of the user's.
+    """Raise TransplantError where `out_path` is a file, one of `inputs`, an adapter or another model.
 
-    An earlier merge's output is written over, as mergekit does; any other model is not.
+    The output of an earlier merge may be overwritten, as with mergekit; that is logged.
     """
     if os.path.exists(out_path) and not os.path.isdir(out_path):
         raise TransplantError(

@@ -30,24 +30,27 @@ from mergekit_omp.transplant.token_ids import (
 from mergekit_omp.vocabulary import Alignment
 
 _OTHER_TOKENIZERS = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
-"""Files of the base's tokenizer that mergekit copies for some architectures."""
+"""Files of the base's tokenizer, which mergekit copies to the output for some architectures."""
 
 
 @dataclass(frozen=True, eq=False)
 class OutputSettings:
-    """What the output's settings will say, known before anything is written."""
+    """The content of the settings files that the output gets, as planned."""
 
     base_config: dict[str, Any]
     """The content of the base's config.json."""
     generation_config: dict[str, Any]
     processors: dict[str, dict[str, Any]]
-    """The base's files by name, of which mergekit copies those that it knows of."""
+    """The base's processor files by name, with the output's token ids."""
     warnings: tuple[str, ...]
 
     def write(
         self, folder: Path, config: transformers.PretrainedConfig, files: TokenizerFiles
     ) -> None:
-        """Finish what mergekit has written into `folder`, so that every reader takes it alike."""
+        """Write them into `folder`, where mergekit has written its own files.
+
+        `config` is the one that it saved there. transformers 4.57 and 5 then read the same.
+        """
         write_tokenizer_files(folder, files)
         write_older_config(folder, config, self.base_config)
         whole = {"generation_config.json": self.generation_config, **self.processors}
@@ -65,7 +68,7 @@ def output_settings(
     alignment: Alignment,
     moves: Moves,
 ) -> OutputSettings:
-    """The base's settings with the output's token ids; `tokenizer` has its chat template."""
+    """The base's settings with the output's token ids. `tokenizer`: the output's, with its chat template."""
     config = base_file(base, "config.json")
     generation = base_file(base, "generation_config.json")
     end = turn_end(tokenizer).id
@@ -83,7 +86,7 @@ def output_settings(
 
 
 def base_file(model: ModelReference, name: str) -> dict[str, Any]:
-    """The content of a JSON file beside a model's weights; nothing where there is no such file."""
+    """The content of a JSON file beside a model's weights; empty where there is no such file."""
     path = os.path.join(LoaderCache().get(model).index.base_path, name)
     if not os.path.exists(path):
         return {}

@@ -22,17 +22,17 @@ from mergekit_omp.transplant.token_settings import add_configured_tokens
 from mergekit_omp.vocabulary import Vocabulary, digit_mismatch
 
 MOST_PADDING = 65_536
-"""A multiple that `pad_to_multiple_of` may name even where the vocabulary is smaller."""
+"""`pad_to_multiple_of` may be this large even where the vocabulary is smaller."""
 
 
 @dataclass(frozen=True, eq=False)
 class OutputVocabulary:
-    """The output's tokenizer, read."""
+    """The output's tokenizer, and what its ids stand for."""
 
     tokenizer: transformers.PreTrainedTokenizerBase
     vocabulary: Vocabulary
     gained: tuple[str, ...]
-    """The ordinary tokens that a union gained."""
+    """Ordinary tokens of other models that a union added to the base's tokenizer."""
     warnings: tuple[str, ...]
 
 
@@ -73,7 +73,11 @@ def output_vocabulary(
 def output_rows(
     config: MergeConfiguration, source: TokenizerSource, method: str, inputs: MergeInputs
 ) -> int:
-    """As many rows as the tokenizer needs, padded as the config says; `method` by name."""
+    """How many rows the output's vocabulary tensors get: the tokenizer's ids and any padding.
+
+    `method` is the name of the approximation, for the donor that `match_donor_rows` reads. Raises
+    TransplantError where the config's settings for it contradict each other.
+    """
     size = inputs.output.size
     multiple = config.tokenizer.pad_to_multiple_of if config.tokenizer else None
     if not match_donor_rows(config):

@@ -1,4 +1,4 @@
-"""Rows of padding that a base has and an output has not."""
+"""The warning for a base whose matrix has padding, where the output's has none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mergekit_omp.transplant.config import TokenizerSource
 def left_out_padding(
     base: ModelReference, *, rows: int, tokens: int, kept: int, source: TokenizerSource
 ) -> str:
-    """What to say of a base with `rows` for `tokens` ids, of whose padding an output of `kept` has none."""
+    """The warning: `base` has `rows` rows for `tokens` ids, and the output has `kept` rows."""
     multiple = next(m for m in (128, 64, 32, 16, 8, 4, 2, 1) if rows % m == 0)
     return (
         f"{base} has {rows} rows for {tokens} ids, and the output {kept}: its {rows - tokens} rows "

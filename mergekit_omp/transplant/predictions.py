@@ -1,6 +1,6 @@
-"""What a hypernetwork predicts for a merge: planned once for all vocabulary tensors of a model.
+"""Predictions of hypernetworks: one task per model predicts the rows of all its vocabulary tensors.
 
-Everything that can be wrong with a hypernetwork is found out here, before the merge runs.
+Hypernetworks are opened and checked while planning, before the merge runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _Key = tuple[str | None, str | None]
 
 
 class PredictMissing(Task[dict[str, Tensor]]):
-    """Rows of missing tokens for all vocabulary tensors of one model, from its own matrices."""
+    """Predicts rows of missing tokens for all vocabulary tensors of one model, from its own matrices."""
 
     model_config = HOLDS_PLANS
 
@@ -60,7 +60,7 @@ class PredictMissing(Task[dict[str, Tensor]]):
 
     @property
     def cost(self) -> Cost:
-        """What it takes to run, the hypernetwork's weights included."""
+        """Multiply-adds and memory, the hypernetwork's weights included."""
         return self.hypernetwork.cost(self.segments)
 
     def execute(
@@ -75,14 +75,14 @@ class PredictMissing(Task[dict[str, Tensor]]):
 
 @dataclass(frozen=True, eq=False)
 class PlannedPrediction:
-    """A prediction, and what the record says of it."""
+    """The task of a prediction, and its entry in the record."""
 
     task: PredictMissing
     facts: dict[str, Any]
 
 
 class Predictions:
-    """The predictions of one merge."""
+    """Plans the predictions of one merge; hypernetworks are opened once each."""
 
     def __init__(self, inputs: MergeInputs, log: MergeLog):
         self._inputs = inputs
@@ -95,10 +95,10 @@ class Predictions:
     def plan(
         self, approximation: Zett, tensor: VocabularyTensor, rows: np.ndarray
     ) -> PlannedPrediction:
-        """The prediction of the output ids `rows` for the model that has `tensor`.
+        """The prediction of the output ids `rows` for the model that `tensor` belongs to.
 
-        A model's tensors that lack the same rows share one. Raises TransplantError where the
-        hypernetwork cannot be read, or is not one for the model.
+        Tensors of a model that lack the same rows share one prediction. Raises TransplantError
+        where the hypernetwork cannot be read, or was trained for another vocabulary.
         """
         model = tensor.model
         if tensor.weight.name.endswith(PER_LAYER):
@@ -181,7 +181,7 @@ class Predictions:
         return self._opened[key]
 
     def _of(self, model: ModelReference) -> dict[Part, VocabularyTensor]:
-        """A model's vocabulary tensors; a head is one of them if it is a matrix of its own."""
+        """A model's vocabulary tensors by part, without the head where it is tied."""
         if model not in self._matrices:
             options = self._inputs.options
             found = vocabulary_tensors(model, architecture_of(model, options))
@@ -221,7 +221,7 @@ class Predictions:
             )
 
     def _strings(self, rows: np.ndarray, places: Sequence[int]) -> list[str]:
-        """The first few of some tokens, as the output's tokenizer writes them."""
+        """The first few of the tokens at `places` in `rows`, as strings of the output's tokenizer."""
         return [self._inputs.output.strings[rows[i]] or "" for i in places[:_EXAMPLES]]
 
     def _named(self, rows: np.ndarray, places: Sequence[int]) -> str:
@@ -239,7 +239,7 @@ def _shape(tensor: VocabularyTensor) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _one_sentence(method: str) -> Iterator[None]:
-    """What a hypernetwork says is wrong, as an error of the merge."""
+    """Turn a ValueError of the hypernetwork into a TransplantError that names the method."""
     try:
         yield
     except ValueError as error:

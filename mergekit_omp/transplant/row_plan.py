@@ -1,7 +1,7 @@
-"""Where each row of an aligned tensor comes from, and the task that codes the missing ones.
+"""The plan of the rows of one vocabulary tensor, and the task that codes missing rows.
 
-Plans are computed before the graph runs and ride along in the tasks; two plans are the same
-only if they are one object, so a code that several models share is computed once.
+Plans are made before the graph runs and are fields of its tasks. They compare by identity, so tasks
+that hold the same plan are equal, and mergekit's graph runs a code that models share only once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from mergekit.common import ModelReference
 from mergekit.graph import Task
 from mergekit.io.tasks import LoadTensor
@@ -33,21 +34,23 @@ HOLDS_PLANS = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
 @dataclass(frozen=True, eq=False)
 class CodingRows:
-    """Rows of missing tokens and anchors in donor and base, for all models of one vocabulary."""
+    """Which rows of donor and base belong to missing tokens and anchors, for models of one vocabulary."""
 
-    targets: np.ndarray
-    """Donor row of each missing token."""
-    anchors: np.ndarray
-    """Donor row of each anchor."""
-    anchor_rows: np.ndarray
-    """Base row of each anchor."""
+    targets: Int[np.ndarray, "missing"]
+    """The donor's row of each missing token."""
+    anchors: Int[np.ndarray, "anchors"]
+    """The donor's row of each anchor."""
+    anchor_rows: Int[np.ndarray, "anchors"]
+    """The base's row of each anchor."""
     texts: Texts | None
+    """The tokens as bytes, where the method needs them."""
     progress: bool
+    """Whether to show a progress bar."""
 
     def inputs(
         self, needs: frozenset[Needs], donor: Tensor | None, other_matrix: Tensor | None = None
     ) -> CodingInputs:
-        """What the method gets of the donor: the tensors that `needs` names."""
+        """The inputs of a method: of the donor's matrices, the rows that `needs` asks for."""
         if Needs.DONOR_ROWS not in needs or donor is None:
             device = torch.device("cpu")
             targets = anchors = donor = None
@@ -70,10 +73,10 @@ class CodingRows:
 
 @dataclass(frozen=True, eq=False)
 class ApproximatedRows:
-    """Missing rows of one model that one donor serves."""
+    """The missing rows of one model that are approximated from one donor."""
 
-    rows: np.ndarray
-    """Output ids."""
+    rows: Int[np.ndarray, "missing"]
+    """Their output ids."""
     approximation: Approximation
     part: Part
     coding: CodingRows
@@ -81,12 +84,12 @@ class ApproximatedRows:
     donor_axis: int
     encode: EncodeMissing | None
     other_matrix: LoadTensor | None = None
-    """The donor's other matrix, where the approximation asks for it and there is one."""
+    """Loads the donor's other matrix, where the method needs it and there is one."""
     other_axis: int = 0
     predict: Task[dict[str, Tensor]] | None = None
-    """What predicts the rows of all of the model's vocabulary tensors, where something does."""
+    """Predicts the rows of all of the model's vocabulary tensors; for hypernetworks alone."""
     in_force: dict[str, Any] = field(default_factory=dict)
-    """Once the method has run: values of parameters that it chose or reduced, by name."""
+    """Parameters that the method chose or reduced, by name; filled in when it has run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,19 +98,22 @@ class RowPlan:
 
     model: ModelReference
     rows: int
-    copied_to: np.ndarray
-    copied_from: np.ndarray
+    """Of the output's tensor."""
+    copied_to: Int[np.ndarray, "copied"]
+    """Output ids whose rows are copied from the model."""
+    copied_from: Int[np.ndarray, "copied"]
+    """The model's row for each of them."""
     approximated: tuple[ApproximatedRows, ...]
-    without_donor_row: np.ndarray
+    without_donor_row: Int[np.ndarray, "without_donor_row"]
     """Output ids that no donor has a usable row for: they get the mean of the model's rows."""
     overrides: tuple[tuple[int, ModelReference | None, tuple[int, ...]], ...]
     """(output id, model, rows) from `tokenizer: tokens:`: their mean; zeros without a model."""
-    padding: np.ndarray
+    padding: Int[np.ndarray, "padding"]
     """Output ids without a token: they get the mean of the token rows, as mergekit does."""
 
 
 class EncodeMissing(Task[dict[str, Any]]):
-    """Codes of missing tokens in the donor's space, for all models of one vocabulary."""
+    """Codes missing tokens in anchors in the donor's space, for all models of one vocabulary."""
 
     model_config = HOLDS_PLANS
 
@@ -133,7 +139,7 @@ class EncodeMissing(Task[dict[str, Any]]):
                 code = self.approximation.encode(inputs)
         except ValueError as error:
             raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error
-        # The executor moves tensors between devices in plain dicts, not in objects of ours.
+        # As a plain dict: mergekit's executor moves tensors in these, and in no other object, to a device.
         result = code.to_tensors()
         if inputs.targets is not None:
             result["target_norms"] = inputs.targets.float().norm(dim=1)
@@ -142,7 +148,7 @@ class EncodeMissing(Task[dict[str, Any]]):
 
 
 def _rows_where_there_are(matrix: Tensor | None, ids: np.ndarray) -> Tensor | None:
-    """Rows of a matrix; NaN for ids past its end."""
+    """The rows `ids` of a matrix; NaN for ids past its end, None where there is no matrix."""
     if matrix is None:
         return None
     wanted = torch.from_numpy(ids).to(matrix.device)
@@ -152,5 +158,5 @@ def _rows_where_there_are(matrix: Tensor | None, ids: np.ndarray) -> Tensor | No
 
 
 def vocabulary_first(tensor: Tensor, axis: int) -> Tensor:
-    """A view with one row per token: (rows, width), width 1 for a bias."""
+    """The tensor as a matrix with one row per token: (rows, width), with width 1 for a bias."""
     return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)

@@ -1,4 +1,4 @@
-"""Where each row of one aligned vocabulary tensor comes from: copied, approximated, overridden."""
+"""Plans where each row of the output's vocabulary tensors comes from, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class DonorRows:
     """What one donor has for the missing rows of one tensor."""
 
     model: ModelReference | str
-    """Or, where only its tokens matter, where these come from."""
+    """A name in place of a model where only tokens are needed, and no model need exist."""
     vocabulary: Vocabulary
     tensor: VocabularyTensor | None
     ids: np.ndarray
-    """Its id for each output id, -1 where it has no usable row."""
+    """For each output id the donor's row, or -1 where it has no usable one."""
     other_matrix: VocabularyTensor | None = None
-    """Its other matrix, where there is one and the approximation asks for it."""
+    """Its head where `tensor` is its input embedding, and the reverse, if the method needs both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +44,17 @@ class ModelRows:
 
     plan: RowPlan
     alignment: Alignment
-    """Which of the model's rows belongs to each output id."""
+    """Which row of the model each output id was matched to."""
     entry: dict[str, Any]
-    """What the record says of the tensor, but for what only the merge can measure."""
+    """The tensor's entry in the record, without the figures that the merge measures."""
 
 
 class RowPlanner:
-    """Plans the rows of one output's vocabulary tensors; codes are shared between them."""
+    """Plans the rows of all vocabulary tensors of one output.
+
+    Tensors whose codes would be equal (same donor tensor, anchors, missing tokens and method) share
+    one task, which is why they are planned by one object.
+    """
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class RowPlanner:
         rows: int,
         log: MergeLog,
     ):
-        """`owners` are who may give a token, in their order, where `source` is no model."""
+        """`owners` are the donors, in the order in which they are asked, where `source` is no model."""
         self.inputs = inputs
         self.output = inputs.output
         self.source = source
@@ -77,8 +81,9 @@ class RowPlanner:
     ) -> tuple[ModelRows, ...]:
         """The rows of each model, in the order of `tensor.models`.
 
-        `space` is the tensor whose rows the anchors must have: that of a bias is its head.
-        Models of one vocabulary are planned together, so that they share anchors and codes.
+        An anchor must have a usable row in `space`: the tensor itself or, for a bias, its head.
+        Models with the same vocabulary are planned together, so that they share anchors and codes.
+        `tied`: the tensor serves as input embedding and as head.
         """
         groups: dict[str, list[ModelReference]] = defaultdict(list)
         for model in tensor.models:
@@ -106,7 +111,7 @@ class RowPlanner:
         if not approximation.copies_shared:
             copied &= alignment.match != Match.BYTES
             if isinstance(approximation, Zett):
-                # An added token of a union is text too.
+                # Tokens that a union added are matched by string, and are predicted too.
                 copied &= self.output.kinds != Kind.ORDINARY
         for model in models:
             self._check_finite(tensor.models[model], alignment.source, copied)
@@ -212,7 +217,7 @@ class RowPlanner:
     def _usable(
         self, space: PlannedTensor, models: list[ModelReference], alignment: Alignment
     ) -> np.ndarray:
-        """Per output id: its row is usable in every model, so that all may share one code."""
+        """Which output ids have a usable row in every model: anchors that all of them can share."""
         usable = alignment.source >= 0
         for model in models:
             of_model = self.inputs.rows(space.models[model]).usable
@@ -223,7 +228,7 @@ class RowPlanner:
     def _donors(
         self, part: Part, approximation: Approximation, tied: bool, vocabulary: Vocabulary
     ) -> list[DonorRows]:
-        """The donors of one vocabulary in their order, with what each has."""
+        """The donors for models of this vocabulary, in the order in which they are asked."""
         if isinstance(self.source, ModelReference):
             models = [self.source]
         else:
@@ -233,7 +238,7 @@ class RowPlanner:
                 if self.inputs.vocabularies.vocabulary(model).fingerprint != vocabulary.fingerprint
             ]
         if isinstance(approximation, Zett):
-            # A token's bytes are enough, whoever has it.
+            # A hypernetwork reads the bytes of a token, and no donor.
             ids = np.where(self.output.kinds != Kind.GAP, np.arange(self.output.size), -1)
             return [DonorRows(str(self.source), self.output, None, ids)]
         found = []
@@ -244,7 +249,7 @@ class RowPlanner:
                 continue
             weights = self.inputs.donor(model, approximation.name)
             space = approximation.space_part(part)
-            # A tied matrix serves as head too, where a poor row costs most.
+            # A tied matrix serves as head too, and a poor row in a head costs most quality.
             tensor = weights.tensor(Part.HEAD if tied else space)
             rows = self.inputs.donor_rows(tensor)
             ids = self.inputs.donor_ids(weights.vocabulary, rows.count)
@@ -330,7 +335,10 @@ class RowPlanner:
         tensor: PlannedTensor,
         approximation: Approximation,
     ) -> tuple[tuple[ApproximatedRows, ...], dict[str, Any]]:
-        """The rows of one model with what predicts them, and what the record says of that."""
+        """`approximated` with the task that predicts them for `model`, and its entry in the record.
+
+        Unchanged for methods that are not hypernetworks.
+        """
         if not isinstance(approximation, Zett) or not approximated:
             return tuple(approximated), {}
         (served,) = approximated

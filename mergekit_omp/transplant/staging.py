@@ -1,4 +1,4 @@
-"""An output directory that holds the old model, the new one, or none that loads, at any moment.
+"""Writes an output so that its directory never holds a model that is half old and half new.
 
 A merge is written into a hidden directory inside the output directory, on the same file system,
 and moved out of it once it is whole. `config.json` goes first and comes last: without it no reader

@@ -1,4 +1,4 @@
-"""Graph tasks in front of the merge: the output's tokenizer, and aligned vocabulary tensors."""
+"""Graph tasks whose results mergekit merges: the output's tokenizer, and aligned vocabulary tensors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _GIVEN = ("code", "donor", "other_matrix", "predicted")
 
 @dataclass(frozen=True, eq=False)
 class OutputTokenizer:
-    """The tokenizer that the output will have, loaded while planning."""
+    """The output's tokenizer, in an object that compares by identity."""
 
     tokenizer: transformers.PreTrainedTokenizerBase
 
@@ -53,7 +53,7 @@ class TransplantTokenizer(BuildTokenizer):
 
 @dataclass(frozen=True)
 class InputKey:
-    """One input of the rows that one donor serves; as text, since mergekit's arguments are."""
+    """Names one input of the approximation of rows; as text it is the name of a task's argument."""
 
     kind: str
     """One of `_GIVEN`."""
@@ -66,7 +66,7 @@ class InputKey:
 
 
 class TensorInMemory(ReturnTensor):
-    """mergekit's own task, whose type in 0.1.5 refuses every task that a planner makes."""
+    """mergekit's own task; in 0.1.5 the type of its field refuses the tasks that a planner makes."""
 
     tensor_task: Task
 
@@ -76,7 +76,7 @@ class TensorInMemory(ReturnTensor):
 
 
 class AlignedVocabulary(PermutedVocabulary):
-    """Every model's tensor in the output's vocabulary: copied where shared, else approximated."""
+    """One vocabulary tensor of every model, with the output's rows: copied, approximated or set."""
 
     model_config = HOLDS_PLANS
 
@@ -88,7 +88,7 @@ class AlignedVocabulary(PermutedVocabulary):
         return {"tensors": self.gather_tensors, **inputs}
 
     def donor_inputs(self) -> dict[InputKey, Task]:
-        """What the approximated rows are made from, beside the models' own tensors."""
+        """The tasks whose results the approximations need, beside the models' own tensors."""
         found: dict[InputKey, Task] = {}
         for i, plan in enumerate(self.plans):
             for j, served in enumerate(plan.approximated):

@@ -1,7 +1,7 @@
-"""Token ids in settings: wherever one stands, it names in the output the token that it named.
+"""Token ids in settings: each id of the base's is replaced by the output's id for the same token.
 
-Roles (bos, eos, pad, ...) are those of the output's tokenizer; every other id follows its token.
-Which keys hold ids is read off the config and generation classes of transformers 4.57 and 5.
+Roles (bos, eos, pad, ...) are set from the output's tokenizer. The keys that hold ids were collected
+from the config and generation classes of transformers 4.57 and 5.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _MORE_ID_KEYS = frozenset(
     )
 )
 _OTHER_VOCABULARY = re.compile(r"^(?:codec|codebook|tts_codec|t2u|blank|unit)_")
-"""Ids of audio codes, units and the like."""
+"""Keys with ids of other vocabularies, such as audio codes."""
 _SEQUENCES = frozenset(("bad_words_ids", "force_words_ids"))
 _BY_NAME = frozenset(("lang_to_id", "task_to_id", "vocabulary_map"))
-"""From the name of a token to its id."""
+"""Keys that hold a mapping from names to ids."""
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
@@ -42,11 +42,11 @@ PROCESSOR_FILES = (
 
 
 class Moves:
-    """Where the base's tokens are in the output."""
+    """The output's id for each token id of the base, by the alignment of the two."""
 
     def __init__(self, alignment: Alignment):
         to = np.flatnonzero(alignment.source >= 0)
-        # Of several tokens that hold one row the first is meant.
+        # Where several output tokens copy one row, the first of them.
         self._moved = dict(zip(alignment.source[to[::-1]].tolist(), to[::-1].tolist(), strict=True))
         self._strings = alignment.model.strings
 
@@ -55,7 +55,7 @@ class Moves:
         return self._moved.get(token_id)
 
     def named(self, token_id: int) -> str:
-        """A token id of the base, with the token where there is one."""
+        """A token id of the base for a message: `id 5 ('<s>')`."""
         token = self._strings[token_id] if 0 <= token_id < len(self._strings) else None
         return f"id {token_id}" + (f" ({token!r})" if token is not None else "")
 
@@ -66,10 +66,11 @@ def set_config_ids(
     tokenizer: transformers.PreTrainedTokenizerBase,
     moves: Moves,
 ) -> list[str]:
-    """Set the ids of roles in a config and its text config, and all others at every level.
+    """Set all token ids in `config`, the output's, at every level.
 
-    Those are where `moves` has the tokens that `base`, the base's own config, names. Returns
-    warnings, one for each key that names a token which the output does not have.
+    Ids of roles come from `tokenizer`. Every other id is that of the same key in `base`, the base's
+    own config, moved by `moves`: what `config` says of it does not count, so that it may have been
+    planned with before. Returns a warning for each key whose token the output does not have.
     """
     warnings: list[str] = []
     text = config.get_text_config()
@@ -112,7 +113,6 @@ def _move_level(
 
         new = moved(key, value, of_output, lost, keep_lost=True)
         if asked:
-            # Whatever the output's config says by now: it may have been planned with before.
             setattr(config, key, new)
         for token in lost:
             warnings.append(
@@ -194,7 +194,7 @@ def generation_settings(
 
 
 def base_stops(settings: Iterable[Mapping[str, Any]], moves: Moves) -> list[int]:
-    """The output's ids for the tokens that end a text by the base's settings, where it has them."""
+    """The output's ids for the tokens in `eos_token_id` of the base's settings, where it has them."""
     found = [i for each in settings for i in _ids(each.get("eos_token_id"))]
     return [new for new in map(moves, dict.fromkeys(found)) if new is not None]
 
@@ -202,11 +202,11 @@ def base_stops(settings: Iterable[Mapping[str, Any]], moves: Moves) -> list[int]
 def moved(
     key: str, value: Any, moves: Callable[[int], int | None], lost: list[int], *, keep_lost: bool
 ) -> Any:
-    """A setting with its token ids moved; ids of tokens that are gone are added to `lost`.
+    """The value of the setting `key` with its token ids moved.
 
-    Those stay as they are with `keep_lost`; without, a list goes without them, a sequence with
-    one of them is left out whole, and a single one becomes None. ValueError where the value has
-    not the shape that its key asks for.
+    Ids of tokens that the output lacks are added to `lost`. With `keep_lost` they stay in the value;
+    without, they are left out of lists, a sequence that contains one is dropped, and a single id
+    becomes None. Raises ValueError where the value is not of the type that its key asks for.
     """
 
     def one(token: int) -> int | None:
@@ -254,7 +254,7 @@ def _ids(value: Any) -> list[int]:
 
 
 def _sequences(value: Any, one: Callable[[int], int | None]) -> Any:
-    """Sequences of ids, or lists of such sequences of which one must come."""
+    """A list of sequences of ids, or of alternatives that are such lists (`force_words_ids`)."""
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(word, list) and word for word in value):
@@ -274,7 +274,7 @@ def _sequences(value: Any, one: Callable[[int], int | None]) -> Any:
 
 
 def _biases(value: Any, one: Callable[[int], int | None]) -> Any:
-    """Pairs of a sequence of ids and a number; older files have a dictionary."""
+    """A list of [sequence of ids, bias]. Older files have a dictionary from sequences to biases."""
     if value is None:
         return None
     pairs = value
@@ -296,13 +296,13 @@ def _biases(value: Any, one: Callable[[int], int | None]) -> Any:
 
 
 def _pairs(value: Any, one: Callable[[int], int | None]) -> Any:
-    """Positions with the id that is forced there."""
+    """A list of [position, id that is forced there]."""
     if value is None:
         return None
     if not isinstance(value, (list, tuple)) or not all(
         isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value
     ):
         raise ValueError(f"is {str(value)[:60]}, and should be a list like [[1, 50259]]")
-    # An older Whisper leaves a position open with null.
+    # Older Whisper models have null for a position at which nothing is forced.
     new = [[at, one(token) if _is_id(token) else token, token] for at, token in value]
     return [[at, token] for at, token, old in new if token is not None or old is None] or None

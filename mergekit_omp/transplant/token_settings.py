@@ -17,7 +17,7 @@ from mergekit_omp.vocabulary import Kind, Vocabulary
 
 @dataclass(frozen=True)
 class Override:
-    """One entry of `tokenizer: tokens:`, resolved: which row to write to which output id."""
+    """One entry of `tokenizer: tokens:`: which row is written to which output id."""
 
     output_id: int
     token: str
@@ -40,9 +40,9 @@ def add_configured_tokens(
 ) -> None:
     """Add the tokens that `tokens:` defines and the tokenizer lacks.
 
-    A token that its source model has as an added token keeps its settings: a control token stays
-    one. Any other is matched as it is written; mergekit has it normalised first, so that with a
-    SentencePiece tokenizer it is found at the start of a text alone.
+    A token that is an added token of its source model keeps the settings that it has there, so that
+    a control token stays one. Any other is added as not normalised: mergekit adds it as normalised,
+    and a SentencePiece tokenizer then finds it only at the start of a text.
     """
     held = tokenizer.get_vocab()
     for token, setting in settings.items():
@@ -68,7 +68,7 @@ def add_configured_tokens(
 
 
 def _refuse_misspelt(token: str, held: Mapping[str, int], source: object) -> None:
-    """Refuse to add a token that is one of the tokenizer's with letters in another order or case."""
+    """Refuse a token that only differs from one of the tokenizer's in the order or case of letters."""
     letters = sorted(token.strip().lower())
     for other in held:
         if len(other) > 3 and sorted(other.lower()) == letters:
@@ -86,7 +86,7 @@ def resolve_overrides(
     models: Sequence[ModelReference],
     vocabularies: Vocabularies,
 ) -> list[Override]:
-    """Each entry of `tokens:` as a row of a model of the merge.
+    """The entries of `tokens:` that name a source, with the model and row that they refer to.
 
     Raises TransplantError for a source outside the merge and for a token or id it lacks.
     """
@@ -126,9 +126,9 @@ def resolve_overrides(
 def _rows_of(
     wanted: str, vocabulary: Vocabulary, tokenizer: transformers.PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
-    """The row of a token, or those of a sequence such as `<|im_start|>user`; none for neither.
+    """The row of a token, or the rows of a sequence of tokens such as `<|im_start|>user`; else empty.
 
-    A sequence has a control token in it: a misspelt token has none, and stays an error.
+    A sequence must contain a control token, so that a misspelt token is not taken for one.
     """
     if wanted in vocabulary.strings:
         return (vocabulary.strings.index(wanted),)

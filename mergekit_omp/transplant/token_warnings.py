@@ -1,4 +1,4 @@
-"""What a user should know of the output's tokens: roles, control tokens without a row, chats."""
+"""Warnings about roles, control tokens and chat templates of the output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MARKUP = re.compile(r"<[|｜][^|｜<>\s{}]+[|｜]>|<(?:start|end)_of_turn>|\[/?
 
 @dataclass(frozen=True, eq=False)
 class ModelTokens:
-    """One model of the merge, and what the output's control tokens get in it."""
+    """One model of the merge, and where it gets the rows of the output's control tokens from."""
 
     model: ModelReference
     vocabulary: Vocabulary
@@ -29,8 +29,8 @@ class ModelTokens:
 def token_warnings(
     output: Vocabulary, tokenizer: PreTrainedTokenizerBase, models: Sequence[ModelTokens]
 ) -> Iterator[str]:
-    """One sentence for each trouble; `tokenizer` is the output's, with its chat template."""
-    # Models of one vocabulary are told of once.
+    """The warnings, one sentence each. `tokenizer` is the output's, with its chat template."""
+    # Of models with the same vocabulary, only the first is warned about.
     firsts = list({model.vocabulary.fingerprint: model for model in reversed(models)}.values())[
         ::-1
     ]

@@ -1,4 +1,4 @@
-"""Whether an output's input embedding is its head too, and that its config says what is written."""
+"""Decides whether the output is tied, by the tensors that will be written."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mergekit_omp.transplant.vocabulary_tensors import PlannedTensor
 
 @dataclass(frozen=True)
 class Tying:
-    """How the output's head is written."""
+    """Whether the output is tied, and what follows from that."""
 
     tied: bool
     """The input embedding serves as head."""
     says: bool | None = None
-    """What the output's config has to say of it, where it says something else."""
+    """A new value for `tie_word_embeddings`; None where the config says it already."""
     repeated: str | None = None
-    """A planned head that is the input embedding once more, and need not be written."""
+    """The name of a planned head that equals the input embedding, and is not written."""
     warnings: tuple[str, ...] = ()
 
 
@@ -34,11 +34,11 @@ def tying(
     tensors: Sequence[PlannedTensor],
     inputs: MergeInputs,
 ) -> Tying:
-    """What the planned tensors are, whatever the flag in the output's config says.
+    """Compare the planned tensors with `tie_word_embeddings` in `config`, the output's.
 
-    `parts` are those of the architecture. transformers 5 reads two different matrices as two
-    whatever the flag says, and 4.57 drops the head where the flag is set; with neither flag nor
-    head both make the head up.
+    `parts` are those of the architecture. The flag has to agree with the tensors: where it is set,
+    transformers 4.57 drops a head that is stored, and 5 reads it if it differs; where it is not set
+    and no head is stored, both start with a random head.
     """
     heads = [tensor for tensor in tensors if tensor.part == Part.HEAD]
     entries = [tensor for tensor in tensors if tensor.part == Part.INPUT]

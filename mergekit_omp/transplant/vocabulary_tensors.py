@@ -1,4 +1,4 @@
-"""The vocabulary tensors among those that mergekit has planned, and whether models agree on them."""
+"""Finds the vocabulary tensors among those that mergekit has planned, and checks their sizes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class PlannedTensor:
     part: Part
     task: ExecuteMergeMethodTask
     models: dict[ModelReference, VocabularyTensor]
-    """The models that have it, in the order of the merge."""
+    """The tensor of each model that has it, in the order of the merge."""
 
     @property
     def permuted(self) -> PermutedVocabulary:
-        """mergekit's task in front of the merge, in whose place the alignment comes."""
+        """mergekit's task that our alignment replaces."""
         assert isinstance(self.task.gather_tensors, PermutedVocabulary)
         return self.task.gather_tensors
 
@@ -41,7 +41,7 @@ def vocabulary_tensors_of(
     architecture: ConfiguredModelArchitecture,
     tokenizer_task: BuildTokenizer,
 ) -> list[PlannedTensor]:
-    """Those of the planned tensors that have a row a token, each after the one it follows."""
+    """The planned tensors that have one row per token; per-layer embeddings come last."""
     parts = vocabulary_parts(architecture)
     tensors = []
     for weight, task in planned:
@@ -63,14 +63,15 @@ def vocabulary_tensors_of(
             if tensor.stored(tied=True):
                 models[model] = tensor
         tensors.append(PlannedTensor(weight, part, task, models))
-    # What follows another tensor comes after it, whatever the order of an inferred definition.
+    # An inferred definition may name a per-layer embedding before the embedding that it follows.
     return sorted(tensors, key=lambda tensor: tensor.weight.name.endswith(PER_LAYER))
 
 
 def space_of(tensor: PlannedTensor, tensors: list[PlannedTensor]) -> PlannedTensor:
-    """The tensor whose rows the anchors of `tensor` must have: itself, or the one that it follows.
+    """The tensor in which the anchors of `tensor` must have usable rows.
 
-    A bias follows its head, and per-layer embeddings follow the input embedding.
+    That is `tensor` itself, the head for a head bias, or the input embedding for a per-layer one.
+    Raises TransplantError where there is no such tensor.
     """
     per_layer = tensor.weight.name.endswith(PER_LAYER)
     if tensor.part != Part.HEAD_BIAS and not per_layer:
@@ -91,7 +92,7 @@ def check_models(
     architecture: ConfiguredModelArchitecture,
     options: MergeOptions,
 ) -> None:
-    """Refuse models of different sizes by their configs, before mergekit plans with them."""
+    """Refuse models whose configs differ in hidden size or number of layers, before mergekit plans."""
     configs = {model: model.config(trust_remote_code=options.trust_remote_code) for model in models}
     parts = vocabulary_parts(architecture)
     entry = next((name for name, part in parts.items() if part == Part.INPUT), "a row")
@@ -110,7 +111,7 @@ def check_models(
 
 
 def check_widths(method: str, tensors: Sequence[PlannedTensor], inputs: MergeInputs) -> None:
-    """Refuse models whose hidden sizes differ: no merge method can put them together."""
+    """Refuse models whose vocabulary tensors have rows of different lengths."""
     for tensor in tensors:
         _refuse_different(
             method,
@@ -122,7 +123,7 @@ def check_widths(method: str, tensors: Sequence[PlannedTensor], inputs: MergeInp
 def _permuted(
     task: ExecuteMergeMethodTask, tokenizer_task: BuildTokenizer
 ) -> ExecuteMergeMethodTask:
-    """The task of a vocabulary tensor that mergekit does not know for one."""
+    """`task` as mergekit would plan it if it knew that the tensor is one of the vocabulary."""
     permuted = PermutedVocabulary(
         gather_tensors=task.gather_tensors,
         tokenizer_task=tokenizer_task,
