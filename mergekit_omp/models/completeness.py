@@ -46,7 +46,7 @@ def complete_architecture(
     dtype: str | None = None,
     modules_named: bool = False,
 ) -> CompleteArchitecture:
-    """An architecture that covers every tensor of `models`: mergekit's own `architecture` if it does.
+    """An architecture that covers every tensor of `models`: `architecture`, mergekit's, if it does.
 
     `dtype` is what the config casts weights to. `modules_named`: the config has a `modules:` block,
     whose names are those of mergekit's own architecture, so that this one has to be used.
@@ -87,7 +87,10 @@ def complete_architecture(
 def own_architecture(
     model: ModelReference, options: MergeOptions
 ) -> ConfiguredModelArchitecture | None:
-    """An architecture in the checkpoint's own names; None where transformers cannot build the model."""
+    """An architecture in the checkpoint's own names.
+
+    None where transformers cannot build the model.
+    """
     layouts = _layouts({model: stored_tensors(model)}, options)
     if layouts is None:
         return None

@@ -21,7 +21,8 @@ _MOST = {
     "hidden_size": 1 << 20,
     "vocab_size": 1 << 24,
 }
-"""Upper bounds of sizes. A damaged config may ask for billions of layers, each of which is planned."""
+"""Upper bounds of sizes. A damaged config may ask for billions of layers, each of which is
+planned."""
 
 GROWN = "over_encoded"
 """The type of models that have tables of n-grams in front (`mergekit_omp.growth`)."""
@@ -59,7 +60,10 @@ def is_grown(folder: str | os.PathLike[str]) -> bool:
 
 
 def read_config(model: ModelReference, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """A model's config. TransplantError, naming the file, where its class or sizes are missing or absurd."""
+    """A model's config.
+
+    TransplantError, naming the file, where its class or sizes are missing or absurd.
+    """
     path = model.model.path
     what = f"The config.json of {path}"
     remedy = (

@@ -37,7 +37,10 @@ class Donor:
     warnings: tuple[str, ...] = ()
 
     def tensor(self, part: Part) -> VocabularyTensor:
-        """The tensor for `part`; the input embedding where the donor has no such tensor (it is tied)."""
+        """The tensor for `part`.
+
+        The input embedding where the donor has no such tensor (it is tied).
+        """
         return self.tensors[part] if part in self.tensors else self.tensors[Part.INPUT]
 
 

@@ -1,6 +1,6 @@
 """Shapes and dtypes of tensors, read from the headers of a checkpoint's files.
 
-Within `headers_only` a merge is planned without downloading weights: `mergekit-omp inspect` does so.
+Within `headers_only`, as in `mergekit-omp inspect`, a merge is planned without downloading weights.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ _DTYPES = {
 
 @contextlib.contextmanager
 def headers_only() -> Iterator[None]:
-    """Plan without downloading weights. Every row of a model that is not on this machine counts as usable."""
+    """Plan without downloading weights.
+
+    Every row of a model that is not on this machine counts as usable.
+    """
     token = _headers_only.set(True)
     try:
         yield

@@ -75,7 +75,10 @@ class KnownModel:
         return self._tensors[name].dtype
 
     def part(self, name: str) -> Part | None:
-        """Input embedding, head or head bias, for a vocabulary tensor; None where it is none of them."""
+        """Input embedding, head or head bias, for a vocabulary tensor.
+
+        None where it is none of them.
+        """
         if name in self._parts:
             return self._parts[name]
         tensor = self._tensors[name]
@@ -84,7 +87,10 @@ class KnownModel:
         return None
 
     def names(self, keys: Iterable[str]) -> dict[str, Renamed | None]:
-        """For each tensor name of a checkpoint, what it becomes; None where transformers drops it."""
+        """For each tensor name of a checkpoint, what it becomes.
+
+        None where transformers drops it.
+        """
         mapping = get_model_conversion_mapping(self._model)
         renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -102,7 +108,7 @@ class KnownModel:
         return found
 
     def ignores(self, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` that transformers drops without a warning when it loads the checkpoint."""
+        """Those of `keys` that transformers drops without a warning when it loads them."""
         keys = set(keys)
         info = LoadStateDictInfo(set(), set(keys), set(), [], {}, set())
         self._model._adjust_missing_and_unexpected_keys(info)

@@ -1,4 +1,4 @@
-"""An architecture in a checkpoint's own tensor names, for models that mergekit has no definition of.
+"""An architecture in a checkpoint's own tensor names, where mergekit's definition is not enough.
 
 mergekit plans a merge from hand-written definitions, or from the names that transformers gives to a
 model's tensors. A checkpoint may use other names (`language_model.model.` for
@@ -52,7 +52,7 @@ class CheckpointLayout:
         object.__setattr__(self, "names", self.known.names(self.tensors))
 
     def own_names(self) -> dict[str, str]:
-        """For each tensor of the model that the checkpoint holds unchanged, its name in the checkpoint."""
+        """The names in the checkpoint of tensors that it holds unchanged, by those in the model."""
         return {new.name: key for key, new in self.names.items() if new and new.whole}
 
     def vocabulary(self) -> dict[str, tuple[Part, int]]:

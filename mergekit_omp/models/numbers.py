@@ -96,7 +96,7 @@ def check_donor(model: ModelReference, tensors: Mapping[str, Tensor], names: lis
 
 
 def check_vocabulary_tensor(tensor: VocabularyTensor) -> None:
-    """Refuse a vocabulary tensor that is not of floats, or not of the shape that its config says."""
+    """Refuse a vocabulary tensor that holds no floats, or has another shape than its config says."""
     found = header(tensor.load_task())
     if found is None:
         return

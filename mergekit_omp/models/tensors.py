@@ -1,4 +1,4 @@
-"""The vocabulary tensors of a model: which they are, their parts, and which of their rows are usable.
+"""The vocabulary tensors of a model: which they are, their parts, and which rows are usable.
 
 They are found by mergekit's architecture definitions (`WeightInfo.vocabulary_axis`). Tensors of
 donor and base are matched by part (input embedding, head, head bias) and not by name, since the two

@@ -35,7 +35,7 @@ def union_tokenizer(
     tokenizers: Mapping[ModelReference, transformers.PreTrainedTokenizerBase],
     options: MergeOptions,
 ) -> Union:
-    """A copy of the base's tokenizer with every token of the others added, ordinary tokens first."""
+    """A copy of the base's tokenizer with all tokens of the others added, ordinary ones first."""
     base_vocabulary = tokenizers[base].get_vocab()
     ordinary: dict[str, None] = {}
     added: dict[str, transformers.AddedToken] = {}
@@ -63,9 +63,9 @@ def claim_gained(
 ) -> Alignment:
     """The alignment, with tokens that the union added matched to the model's rows by string.
 
-    A union adds `Ġword` as the text "Ġword", so that it no longer stands for the bytes " word" that
-    it had in its own tokenizer. By bytes it would match nothing, or another token (WordPiece's `view`
-    and `##view` have the same bytes).
+    A union adds `Ġword` as the text "Ġword", so that it no longer stands for the bytes " word" as
+    in its own tokenizer. By bytes it would match nothing, or another token (WordPiece's `view` and
+    `##view` have the same bytes).
     """
     held = alignment.model.strings[:rows]
     own = {string: i for i, string in enumerate(held) if string is not None}

@@ -18,7 +18,8 @@ from mergekit_omp.outside.faults import of_library
 from mergekit_omp.outside.files import read_json
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
-"""The files that mergekit and transformers look for, in this order; each may have an index instead."""
+"""The files that mergekit and transformers look for, in this order; each may have an index
+instead."""
 _WHOLE = "Copy or download the model again, whole, or name another."
 
 

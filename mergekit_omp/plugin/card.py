@@ -1,4 +1,5 @@
-"""The model card: mergekit's own, generated without network access, with a section on the transplant."""
+"""The model card: mergekit's own, generated without network access, with a section on the
+transplant."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ def transplant_card(
     models: Sequence[ModelReference],
     shown: ShownNames,
 ) -> str:
-    """The card of a merge. `write` returns mergekit's; `record`: the content of the merge's record."""
+    """The card of a merge.
+
+    `write` returns mergekit's; `record`: the content of the merge's record.
+    """
     with _folders_are_not_looked_up():
         card = write()
     return with_transplant(
@@ -41,7 +45,10 @@ def _named(model: ModelReference) -> list[CardModel]:
 
 @contextlib.contextmanager
 def _folders_are_not_looked_up() -> Iterator[None]:
-    """mergekit asks the Hub about every path of one or two parts; answer for local folders ourselves."""
+    """mergekit asks the Hub about every path of one or two parts.
+
+    Answer for local folders ourselves.
+    """
     original = mergekit_card.is_hf
     mergekit_card.is_hf = lambda path: not os.path.exists(path) and original(path)
     try:

@@ -216,7 +216,7 @@ def _wrap_planner() -> None:
 
 
 def let_go(planner: Any) -> None:
-    """Drop what a planner holds: mergekit caches planners, which would keep it alive after the merge."""
+    """Drop what a planner holds: mergekit caches planners beyond the end of their merges."""
     planner._transplant = planner._tokenizer_task = None
     planner._tensors = []
     planner._plan = _planned_already
@@ -227,7 +227,7 @@ def _planned_already() -> None:
 
 
 def _wrap_merge() -> None:
-    """Patch the steps of `mergekit.merge` after the graph, if that module is loaded: it need not be."""
+    """Patch the steps of `mergekit.merge` after the graph, if that module has been imported."""
     merge: Any = sys.modules.get("mergekit.merge")
     if merge is None or getattr(merge, "_mergekit_omp", False):
         return
@@ -243,7 +243,10 @@ def _wrap_merge() -> None:
 
 
 def _wrap_vocabulary_size(merge: Any) -> None:
-    """Write the number of rows to the config; mergekit writes the number of tokens, which may be less."""
+    """Write the number of rows to the config.
+
+    Mergekit writes the number of tokens, which may be less.
+    """
     from mergekit.common import set_config_value
 
     from mergekit_omp.transplant.merge import current

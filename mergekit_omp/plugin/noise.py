@@ -6,7 +6,7 @@ import logging
 
 
 def drop_noise() -> None:
-    """Hide transformers' deprecation warning about mergekit's own code, which `--quiet` lets through."""
+    """Hide transformers' warning about a deprecated setting in mergekit's own code."""
     # Adding a filter twice has no effect.
     logging.getLogger("transformers.configuration_utils").addFilter(_worth_saying)
 

@@ -66,7 +66,7 @@ def install() -> None:
 
 
 def check_inputs(config: MergeConfiguration, options: MergeOptions) -> None:
-    """Raise TransplantError for inputs on which the merge would fail later, or that it would not notice."""
+    """Raise TransplantError for inputs on which the merge would fail later, or unnoticed."""
     method = find(config.merge_method)
     assert method is not None
     if weights_are_read():

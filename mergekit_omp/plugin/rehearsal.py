@@ -1,8 +1,8 @@
 """Plans merges as `mergekit-yaml` does, without running them.
 
 `dry_run` plans a merge that has not run yet, without downloading weights; `replan` plans one that
-has run. Both take the steps of `mergekit.merge.run_merge` up to the plan, so that an error in a config
-is found by the same code, and reported in the same sentence.
+has run. Both take the steps of `mergekit.merge.run_merge` up to the plan, so that an error in a
+config is found by the same code, and reported in the same sentence.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _planner(
 
 @contextlib.contextmanager
 def _loaders_without_weights() -> Iterator[None]:
-    """Restore mergekit's cache of checkpoints: a dry run puts loaders into it that have no weights."""
+    """Restore mergekit's cache of loaders afterwards: those of a dry run may have no weights."""
     held = dict(LoaderCache().loaders)
     try:
         yield
@@ -119,7 +119,7 @@ def _loaders_without_weights() -> Iterator[None]:
 
 
 def _open_models(config: MergeConfiguration, options: MergeOptions) -> None:
-    """Put a loader for every model into mergekit's cache, without merging adapters or downloading."""
+    """Put loaders into mergekit's cache, without merging adapters or downloading weights."""
     cache = LoaderCache()
     for model in models_in_order(config):
         if _has_no_files_yet(model):
@@ -203,8 +203,8 @@ class Replanned:
 def replan(config: MergeConfiguration, options: MergeOptions) -> Replanned:
     """Plan a merge that has run, to find out again which rows and anchors it used.
 
-    Reads tokenizers and vocabulary tensors of the models, and writes nothing. Raises TransplantError
-    where the models are no longer there.
+    Reads tokenizers and vocabulary tensors of the models, and writes nothing. Raises
+    TransplantError where the models are no longer there.
     """
     ours = logging.getLogger("mergekit_omp")
     level = ours.level

@@ -138,11 +138,15 @@ MERGE = (
     Seam("mergekit.merge", "generate_card", ("config", "config_yaml", "name")),
     Seam("mergekit.card", "maybe_link_hf", ("path",)),
 )  # fmt: skip
-"""Checked at the first plan: mergekit imports these modules after the one that activates the plugin."""
+"""Checked at the first plan: mergekit imports these modules after the one that activates the
+plugin."""
 
 
 def unsupported(seams: Iterable[Seam]) -> str | None:
-    """The first thing wrong with the installed libraries, as the end of a sentence; None if nothing is."""
+    """The first thing wrong with the installed libraries, as the end of a sentence.
+
+    None if nothing is.
+    """
     found = importlib.metadata.version("mergekit")
     try:
         supported = SUPPORTED.contains(Version(found), prereleases=True)

@@ -20,14 +20,17 @@ _current: ContextVar[OutputDirectory | None] = ContextVar("output_directory", de
 
 
 def begin(out_path: str) -> None:
-    """Create the stage `out_path`, if this merge has one. TransplantError where it cannot be created."""
+    """Create the stage `out_path`, if this merge has one.
+
+    TransplantError where it cannot be created.
+    """
     directory = _current.get()
     if directory is not None and directory.stage == out_path:
         directory.open()
 
 
 def wrap_run_merge() -> None:
-    """Patch `run_merge` in `mergekit.merge` and in every module of mergekit that has imported it."""
+    """Patch `run_merge` in `mergekit.merge`, and in modules of mergekit that have imported it."""
     merge = sys.modules.get("mergekit.merge") or importlib.import_module("mergekit.merge")
     if "run_merge" not in vars(merge):
         # The module is being imported and imports the planner; `run_merge` is not yet defined.

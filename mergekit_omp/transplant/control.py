@@ -137,8 +137,10 @@ def _override_source(
 
 
 def unmatched(tokens: Iterable[ControlToken]) -> list[ControlToken]:
-    """Those with an approximated or mean row that a user may want to set: reserved ones are left out,
-    and those that only have roles in `NEVER_READ`."""
+    """Tokens with an approximated or mean row that a user may want to set.
+
+    Reserved tokens are left out, and those that only have roles in `NEVER_READ`.
+    """
     tokens = list(tokens)
     sizes = Counter(token.family for token in tokens)
     return [

@@ -1,4 +1,5 @@
-"""The merge of one tensor, which fails if the result is not finite in the dtype it is written in."""
+"""The merge of one tensor, which fails if the result is not finite in the dtype it is written
+in."""
 
 from __future__ import annotations
 

@@ -95,7 +95,10 @@ class MergeInputs:
         return self._donors[model]
 
     def rows(self, tensor: VocabularyTensor) -> StoredRows:
-        """What is known of a tensor, read at most once. TransplantError where it is missing or damaged."""
+        """What is known of a tensor, read at most once.
+
+        TransplantError where it is missing or damaged.
+        """
         if tensor not in self._rows:
             check_vocabulary_tensor(tensor)
             try:

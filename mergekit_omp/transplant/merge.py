@@ -44,7 +44,8 @@ class Merge:
     output: MergeOutput | None = None
     """Set when a merge to disk is planned; None for a merge in memory."""
     record: dict[str, Any] | None = None
-    """The content of `tokenizer_transplant.json`, but for its list of files; set by the graph's last task."""
+    """The content of `tokenizer_transplant.json`, but for its list of files; set by the graph's
+    last task."""
     row_facts: dict[tuple[int, int], RowFacts] = field(default_factory=dict)
     """Facts on rows by (model, tensor), both counted from 0 in the record; set with `record`."""
 
@@ -60,7 +61,10 @@ def begin(*, quiet: bool) -> Merge:
 
 
 def current() -> Merge | None:
-    """The merge begun last in this thread; None where it has ended, or is not by one of our methods."""
+    """The merge begun last in this thread.
+
+    None where it has ended, or is not by one of our methods.
+    """
     found = _current.get()
     return None if found is None else found()
 

@@ -12,7 +12,7 @@ from mergekit_omp.transplant.methods import TransplantMethod
 
 
 def check_weights_sum(method: TransplantMethod, tasks: Sequence[Task]) -> None:
-    """Raise TransplantError where the inner method is `linear` with `normalize`, and weights sum to 0."""
+    """Raise TransplantError where `linear` is to normalize weights that sum to 0."""
     if method.inner.spec.name != "linear":
         return
     for task in tasks:

@@ -50,7 +50,8 @@ class TokenizerFiles:
     """What is added to the saved tokenizer, so that both releases load it unchanged."""
 
     settings: dict[str, Any] | None
-    """Added to tokenizer_config.json; None for a tokenizer with code of its own, which is left alone."""
+    """Added to tokenizer_config.json; None for a tokenizer with code of its own, which is left
+    alone."""
     code: dict[str, str] = field(default_factory=dict)
     """Files of code by name."""
     warnings: tuple[str, ...] = ()
@@ -186,7 +187,7 @@ def _settings(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Any]
 
 
 def _plain_class_is_taken(files: TokenizerFiles, model_type: str) -> bool:
-    """Whether `AutoTokenizer` uses `TOKENIZER_CLASS` for this model type, tried with a tiny tokenizer."""
+    """Whether `AutoTokenizer` loads a tiny tokenizer of this model type as `TOKENIZER_CLASS`."""
     tiny = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE({"a": 0}, [])))
     with tempfile.TemporaryDirectory() as folder:
         tiny.save_pretrained(folder)

@@ -18,7 +18,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pth", ".gguf")
 
 
 def check_out_path(out_path: str, inputs: Iterable[ModelReference]) -> None:
-    """Raise TransplantError where `out_path` is a file, one of `inputs`, an adapter or another model.
+    """Raise TransplantError for a file, one of `inputs`, an adapter or another model.
 
     The output of an earlier merge may be overwritten, as with mergekit; that is logged.
     """

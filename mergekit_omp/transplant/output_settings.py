@@ -68,7 +68,10 @@ def output_settings(
     alignment: Alignment,
     moves: Moves,
 ) -> OutputSettings:
-    """The base's settings with the output's token ids. `tokenizer`: the output's, with its chat template."""
+    """The base's settings with the output's token ids.
+
+    `tokenizer`: the output's, with its chat template.
+    """
     config = base_file(base, "config.json")
     generation = base_file(base, "generation_config.json")
     end = turn_end(tokenizer).id

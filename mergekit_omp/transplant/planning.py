@@ -3,8 +3,8 @@
 A plan is made in five steps, each a function that returns a frozen value: the config is read
 (`request.read_request`), the output's tokenizer is built (`output_vocabulary`) and its rows are
 counted (`output_rows`), both by `plan_output` before mergekit plans; then the rows are planned
-(`plan_rows`) and the tasks are made (`task_planning.plan_tasks`). All that can be known from the config, the
-tokenizers and the vocabulary tensors is found out and checked before mergekit writes anything.
+(`plan_rows`) and the tasks are made (`task_planning.plan_tasks`). All that can be known from the
+config, the tokenizers and the vocabulary tensors is checked before mergekit writes anything.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _Key = tuple[str | None, str | None]
 
 
 class PredictMissing(Task[dict[str, Tensor]]):
-    """Predicts rows of missing tokens for all vocabulary tensors of one model, from its own matrices."""
+    """Predicts the missing rows of all vocabulary tensors of one model, from its own matrices."""
 
     model_config = HOLDS_PLANS
 
@@ -221,7 +221,7 @@ class Predictions:
             )
 
     def _strings(self, rows: np.ndarray, places: Sequence[int]) -> list[str]:
-        """The first few of the tokens at `places` in `rows`, as strings of the output's tokenizer."""
+        """The strings of the first few of the output ids at `places` in `rows`."""
         return [self._inputs.output.strings[rows[i]] or "" for i in places[:_EXAMPLES]]
 
     def _named(self, rows: np.ndarray, places: Sequence[int]) -> str:

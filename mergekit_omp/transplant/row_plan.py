@@ -34,7 +34,7 @@ HOLDS_PLANS = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
 @dataclass(frozen=True, eq=False)
 class CodingRows:
-    """Which rows of donor and base belong to missing tokens and anchors, for models of one vocabulary."""
+    """The rows of missing tokens and anchors in donor and base, for models of one vocabulary."""
 
     targets: Int[np.ndarray, "missing"]
     """The donor's row of each missing token."""
@@ -139,7 +139,7 @@ class EncodeMissing(Task[dict[str, Any]]):
                 code = self.approximation.encode(inputs)
         except ValueError as error:
             raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error
-        # As a plain dict: mergekit's executor moves tensors in these, and in no other object, to a device.
+        # A plain dict: mergekit's executor moves tensors between devices in no other object.
         result = code.to_tensors()
         if inputs.targets is not None:
             result["target_norms"] = inputs.targets.float().norm(dim=1)

@@ -65,7 +65,7 @@ class RowPlanner:
         rows: int,
         log: MergeLog,
     ):
-        """`owners` are the donors, in the order in which they are asked, where `source` is no model."""
+        """`owners`: the donors, in the order in which they are asked, if `source` is no model."""
         self.inputs = inputs
         self.output = inputs.output
         self.source = source

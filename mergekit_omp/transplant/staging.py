@@ -115,7 +115,10 @@ class OutputDirectory:
                 os.rmdir(self.path)
 
     def publish(self) -> None:
-        """Put the whole new model in the place of the old one. Where that fails, the old one stays."""
+        """Put the whole new model in the place of the old one.
+
+        Where that fails, the old one stays.
+        """
         gone = self._of_the_earlier_merge()
         new = sorted(os.listdir(self.stage), key=_position)
         old = os.path.join(self.hidden, _OLD)

@@ -1,4 +1,5 @@
-"""Graph tasks whose results mergekit merges: the output's tokenizer, and aligned vocabulary tensors."""
+"""Graph tasks whose results mergekit merges: the output's tokenizer, and aligned vocabulary
+tensors."""
 
 from __future__ import annotations
 
@@ -66,7 +67,10 @@ class InputKey:
 
 
 class TensorInMemory(ReturnTensor):
-    """mergekit's own task; in 0.1.5 the type of its field refuses the tasks that a planner makes."""
+    """mergekit's own task.
+
+    In 0.1.5 the type of its field refuses the tasks that a planner makes.
+    """
 
     tensor_task: Task
 

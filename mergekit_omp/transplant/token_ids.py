@@ -1,7 +1,7 @@
 """Token ids in settings: each id of the base's is replaced by the output's id for the same token.
 
-Roles (bos, eos, pad, ...) are set from the output's tokenizer. The keys that hold ids were collected
-from the config and generation classes of transformers 4.57 and 5.
+Roles (bos, eos, pad, ...) are set from the output's tokenizer. The keys that hold ids were
+collected from the config and generation classes of transformers 4.57 and 5.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def generation_settings(
 
 
 def base_stops(settings: Iterable[Mapping[str, Any]], moves: Moves) -> list[int]:
-    """The output's ids for the tokens in `eos_token_id` of the base's settings, where it has them."""
+    """The output's ids for the tokens in `eos_token_id` of the base's settings."""
     found = [i for each in settings for i in _ids(each.get("eos_token_id"))]
     return [new for new in map(moves, dict.fromkeys(found)) if new is not None]
 
@@ -204,9 +204,10 @@ def moved(
 ) -> Any:
     """The value of the setting `key` with its token ids moved.
 
-    Ids of tokens that the output lacks are added to `lost`. With `keep_lost` they stay in the value;
-    without, they are left out of lists, a sequence that contains one is dropped, and a single id
-    becomes None. Raises ValueError where the value is not of the type that its key asks for.
+    Ids of tokens that the output lacks are added to `lost`. With `keep_lost` they stay in the
+    value; without, they are left out of lists, a sequence that contains one is dropped, and a
+    single id becomes None. Raises ValueError where the value is not of the type that its key asks
+    for.
     """
 
     def one(token: int) -> int | None:

@@ -68,7 +68,7 @@ def add_configured_tokens(
 
 
 def _refuse_misspelt(token: str, held: Mapping[str, int], source: object) -> None:
-    """Refuse a token that only differs from one of the tokenizer's in the order or case of letters."""
+    """Refuse a token that differs from a known one only in the order or case of letters."""
     letters = sorted(token.strip().lower())
     for other in held:
         if len(other) > 3 and sorted(other.lower()) == letters:
@@ -126,7 +126,7 @@ def resolve_overrides(
 def _rows_of(
     wanted: str, vocabulary: Vocabulary, tokenizer: transformers.PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
-    """The row of a token, or the rows of a sequence of tokens such as `<|im_start|>user`; else empty.
+    """The row of a token, or the rows of a sequence such as `<|im_start|>user`; else empty.
 
     A sequence must contain a control token, so that a misspelt token is not taken for one.
     """

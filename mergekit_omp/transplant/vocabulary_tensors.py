@@ -92,7 +92,7 @@ def check_models(
     architecture: ConfiguredModelArchitecture,
     options: MergeOptions,
 ) -> None:
-    """Refuse models whose configs differ in hidden size or number of layers, before mergekit plans."""
+    """Refuse models whose configs differ in hidden size or number of layers."""
     configs = {model: model.config(trust_remote_code=options.trust_remote_code) for model in models}
     parts = vocabulary_parts(architecture)
     entry = next((name for name, part in parts.items() if part == Part.INPUT), "a row")
