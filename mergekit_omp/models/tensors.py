@@ -123,7 +123,8 @@ def _read(matrix: Shaped[Tensor, "rows width"]) -> StoredRows:
         rows = matrix[block]
         finite[block] = torch.isfinite(rows).all(1).numpy(force=True)
         usable[block] = finite[block] & (rows != 0).any(1).numpy(force=True)
-        digest.update(rows.contiguous().view(torch.uint8).numpy(force=True).data)
+        # Flat, since a bias of shape (1, rows) has strides that torch cannot view as bytes.
+        digest.update(rows.flatten().view(torch.uint8).numpy(force=True).data)
     return StoredRows(count, width, usable, finite, digest.digest())
 
 
