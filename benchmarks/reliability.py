@@ -47,8 +47,8 @@ from mergekit.common import ModelReference
 from mergekit.io import ShardedTensorIndex
 from mergekit.io.lazy_tensor_loader import LazyTensorLoader
 from merges import merge_here, swap
-from real_tokenizers import byte_level, sentencepiece_bpe
 from small_models import save_model
+from trained_tokenizers import byte_level, sentencepiece_bpe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 OWN_FILE, OWN_TEXT = "notes.txt", "the user's own"

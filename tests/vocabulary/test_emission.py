@@ -27,7 +27,7 @@ def test_what_is_emitted_is_known_to_be(tokenizer, vocabulary, name, text):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_manual_emits_nothing_else(tokenizer, vocabulary, name):
-    from real_tokenizers import manual
+    from trained_tokenizers import manual
 
     words = vocabulary(name)
     backend = tokenizer(name).backend_tokenizer
