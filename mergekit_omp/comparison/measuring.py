@@ -18,7 +18,8 @@ from mergekit_omp.evaluation.comparison import Scored, scored
 from mergekit_omp.evaluation.evaluate import ReadAs, ReadingOptions, free_memory, scores_of
 from mergekit_omp.evaluation.models import Loading, load_model
 from mergekit_omp.evaluation.scoring import TokenScores
-from mergekit_omp.models.tokenizers import load_tokenizer, read_vocabulary
+from mergekit_omp.models.readings import Readings, sharing
+from mergekit_omp.models.tokenizers import Vocabularies
 from mergekit_omp.plugin.in_memory import plan_in_memory
 from mergekit_omp.transplant.config import models_in_order
 
@@ -55,6 +56,7 @@ class Bench:
     def __init__(self, conditions: Conditions):
         self._conditions = conditions
         self._body: Body | None = None
+        self._readings = Readings()
         # Bars of loading would hide those of what takes longer.
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
@@ -62,7 +64,8 @@ class Bench:
     def measure(self, candidate: Candidate) -> Measured | LeftOut:
         """Its rows made by the merge's own tasks, and the text read; LeftOut where it is refused."""
         try:
-            return self._measured(candidate)
+            with sharing(self._readings):
+                return self._measured(candidate)
         except TransplantError as error:
             return LeftOut(candidate.name, error.message)
 
@@ -101,8 +104,9 @@ class Bench:
         # Where mergekit has found it: in a folder, in a hub's cache, merged with its adapter.
         folder = LoaderCache().get(base).index.base_path
         # Not from there: mergekit puts no tokenizer beside a merged adapter.
-        tokenizer = load_tokenizer(base, given.options)
-        vocabulary = read_vocabulary(tokenizer, str(base))
+        with sharing(self._readings):
+            vocabularies = Vocabularies(given.options)
+        tokenizer, vocabulary = vocabularies.tokenizer(base), vocabularies.vocabulary(base)
         model = load_model(folder, given.loading)
         scores = self._scores(model, tokenizer, str(base))
         rows = model.get_input_embeddings().weight.shape[0]

@@ -7,6 +7,7 @@ from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
 
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.readings import readings
 from mergekit_omp.models.tokenizer_files import open_tokenizer
 from mergekit_omp.vocabulary import Vocabulary
 
@@ -16,8 +17,8 @@ class Vocabularies:
 
     def __init__(self, options: MergeOptions):
         self._options = options
-        self._tokenizers: dict[ModelReference, transformers.PreTrainedTokenizerBase] = {}
-        self._vocabularies: dict[ModelReference, Vocabulary] = {}
+        held = readings()
+        self._tokenizers, self._vocabularies = held.tokenizers, held.vocabularies
 
     def tokenizer(self, model: ModelReference) -> transformers.PreTrainedTokenizerBase:
         """A model's tokenizer. TransplantError, naming the model, where it cannot be loaded."""

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.donors import Donor, load_donor
 from mergekit_omp.models.numbers import check_vocabulary_tensor
+from mergekit_omp.models.readings import readings
 from mergekit_omp.models.tensors import StoredRows, VocabularyTensor, read_rows, says_tied
 from mergekit_omp.models.tokenizers import Vocabularies
 from mergekit_omp.models.union import claim_gained
@@ -61,13 +62,13 @@ class MergeInputs:
         self.options = options
         self.warnings = warnings
         self.gained = gained
-        self._rows: dict[VocabularyTensor, StoredRows] = {}
-        self._alignments: dict[tuple[str, int | None], Alignment] = {}
+        held = readings()
+        self._rows, self._alignments = held.rows, held.alignments
         self._donors: dict[ModelReference, Donor] = {}
 
     def alignment(self, vocabulary: Vocabulary, rows: int | None = None) -> Alignment:
         """Which row of a model with this vocabulary, and `rows` rows, belongs to each output id."""
-        key = (vocabulary.fingerprint, rows)
+        key = (vocabulary.fingerprint, self.output.fingerprint, self.gained, rows)
         if key not in self._alignments:
             alignment = align(vocabulary, self.output, rows=rows)
             if self.gained:
