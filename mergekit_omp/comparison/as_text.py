@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mergekit_omp.comparison.wording import above, conclusion, duration, ranked, size
+from mergekit_omp.outside.columns import Columns
 
 WIDTH = 80
 _NAME = 14
 _HEAD = ("bits/byte", "above the best", "shared", "approx.", "top-1", "time", "memory")
-_WIDTHS = (9, 14, 6, 7, 5, 5, 6)
+_COLUMNS = Columns(f"<{_NAME}", ">11", ">16", ">8", ">9", ">7", ">7", ">8")
 
 
 def as_text(result: Mapping[str, Any]) -> str:
@@ -37,7 +38,7 @@ def _head(result: Mapping[str, Any]) -> list[str]:
 
 
 def _table(result: Mapping[str, Any]) -> list[str]:
-    lines = [_line("", _HEAD), "-" * WIDTH]
+    lines = [_COLUMNS.line("", *_HEAD), "-" * WIDTH]
     base, *_ = result["models"]
     lines += _row("base", (f"{base['bits_per_byte']:.4f}", *"------"))
     for figures in ranked(result):
@@ -70,12 +71,7 @@ def _row(name: str, cells: Sequence[str]) -> Iterator[str]:
     if len(name) > _NAME:
         yield name
         name = ""
-    yield _line(name, cells)
-
-
-def _line(name: str, cells: Sequence[str]) -> str:
-    shown = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-    return f"{name:<{_NAME}}  {shown}".rstrip()
+    yield _COLUMNS.line(name, *cells)
 
 
 def _config(result: Mapping[str, Any]) -> list[str]:

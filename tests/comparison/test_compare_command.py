@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,30 @@ def test_configs_that_cannot_be_compared_are_refused_in_a_sentence(
     assert said in done.stderr, done.stderr
     assert sum(line.startswith("Error: ") for line in done.stderr.splitlines()) == 1
     assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "said"),
+    [
+        ("ray", ["--ray"], "pip install 'mergekit-omp[ray]'"),
+        ("matplotlib", ["--html", "page.html"], "[report]', or leave --html out."),
+    ],
+)
+def test_an_extra_that_is_missing_is_named_before_anything_else(
+    module: str,
+    option: list[str],
+    said: str,
+    base: Path,
+    donor: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    config = write_config(tmp_path / "swap.yml", swap(base, donor, "mean"))
+    done = invoke("compare", config, "--text", text, *option)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ") and said in done.stderr
 
 
 def test_a_text_is_asked_for(base: Path, donor: Path, tmp_path: Path) -> None:
