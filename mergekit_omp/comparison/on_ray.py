@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ from mergekit_omp.transplant.config import models_in_order
 LOCAL = "local"
 """The address that stands for a cluster of this machine's own."""
 _BASE = "the base with its own tokenizer"
+_SECONDS_TO_ANSWER = 10
 RETRIES = 3
 """How often a task is run again where its worker dies."""
 
@@ -144,11 +146,19 @@ def _cluster(address: str) -> Iterator[None]:
         f"There is no Ray cluster at {address!r}",
         "Start one with `ray start --head`, or write --ray alone for one on this machine.",
     ):
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
 
 
 def _resources(conditions: Conditions, candidates: Sequence[Candidate]) -> dict[str, Any]:

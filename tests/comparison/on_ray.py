@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ def workers() -> list[psutil.Process]:
         if with_title and with_title[0].startswith("ray::_measured"):
             found.append(process)
     return found
+
+
+def test_an_address_without_a_cluster_is_named(base: Path, donor: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    with pytest.raises(TransplantError, match=f"There is no Ray cluster at '127.0.0.1:{free}'"):
+        run(swap(base, donor, "mean"), run=OnRay(f"127.0.0.1:{free}"))
 
 
 def test_two_workers_find_what_one_process_finds_though_some_are_killed(
