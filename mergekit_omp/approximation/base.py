@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from mergekit_omp.approximation.fit import ANCHORS, Fit, Parts
 from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.norms import match_norms
 from mergekit_omp.pursuit import Code
@@ -97,6 +98,9 @@ class CodingInputs:
     """Whether to show a progress bar."""
     in_force: dict[str, Any] = field(default_factory=dict)
     """Written by the method: values of parameters that it chose or reduced while it ran."""
+    row_fit: dict[str, Float[Tensor, "missing"]] = field(default_factory=dict)
+    """Written by the method that has one: its `Approximation.fit` of each missing token, by the
+    figure's key; NaN for tokens of which it says nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +146,13 @@ class Cost:
     """The search that it will use, where it has a choice of several."""
 
 
+def texts_of(method: str, inputs: CodingInputs) -> Texts:
+    """The texts of a problem's tokens. ValueError, naming the method, where there are none."""
+    if inputs.texts is None:
+        raise ValueError(f"{method} needs the tokens' texts: give the inputs their `texts`")
+    return inputs.texts
+
+
 def all_similarities(sizes: Sizes) -> Cost:
     """The cost of comparing every missing token with every anchor."""
     return Cost(float(sizes.missing) * sizes.anchors * sizes.donor_dim)
@@ -157,6 +168,11 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
     instead_of_donor_rows: ClassVar[str | None] = None
     """For a method that by default needs the donor's rows: the parameter with which it does not, as
     a user writes it; None where there is none."""
+
+    fit: ClassVar[Fit | None] = None
+    """Its figure of how well a row is known; None for a method that treats all tokens alike."""
+    parts: ClassVar[Parts | None] = None
+    """What its rows are made of, as `made_of` tells it; None where it tells nothing."""
 
     rescale_norms: bool = Field(
         default=False,
@@ -198,6 +214,11 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
         """The parameters that were in force when the method ran on `inputs`, as values for JSON."""
         return {**self.model_dump(mode="json"), **inputs.in_force}
 
+    def made_of(self, problem: MissingRows) -> Code | None:
+        """The base's rows of which each missing row is made, and their weights; None where `parts`
+        is. The same for a few of the missing tokens as for all of them."""
+        return None
+
     def rows(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
         """The missing rows, computed in float32 (float64 where the base's matrix is)."""
         return self._finish(self.approximate(problem), problem.base, problem.part)
@@ -224,6 +245,8 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
     the same vocabulary (`decode`). `rows` does both.
     """
 
+    parts: ClassVar[Parts | None] = ANCHORS
+
     weights_from: Literal["separate", "embed"] = Field(
         default="separate",
         description="Where the weights of the head come from: `separate` codes the head in the "
@@ -236,6 +259,9 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
 
     def space_part(self, part: Part) -> Part:
         return Part.INPUT if self.weights_from == "embed" else super().space_part(part)
+
+    def made_of(self, problem: MissingRows) -> Code:
+        return self.encode(problem.inputs)
 
     @abstractmethod
     def encode(self, inputs: CodingInputs) -> Code:

@@ -14,6 +14,7 @@ import torch
 from mergekit_omp.approximation.base import CodingInputs
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import FactoredCode
+from mergekit_omp.approximation.fit import RELATIVE_RESIDUAL, Fit, relative_residuals
 from mergekit_omp.approximation.similarity import SimilarityCoding
 
 
@@ -28,6 +29,7 @@ class Clp(SimilarityCoding, frozen=True):
 
     name: ClassVar[str] = "clp"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2301.09626"
+    fit: ClassVar[Fit | None] = RELATIVE_RESIDUAL
 
     def encode(self, inputs: CodingInputs) -> FactoredCode:
         found = self._among_anchors(inputs)
@@ -57,4 +59,5 @@ class Clp(SimilarityCoding, frozen=True):
         for block in chunks(len(targets), 4 * targets.itemsize * dim):
             left = targets[block] - code.decode_some(block, core)
             residuals[block] = torch.linalg.vector_norm(left, dim=1)
+        inputs.row_fit[RELATIVE_RESIDUAL.key] = relative_residuals(residuals, targets)
         return dataclasses.replace(code, residual_norms=residuals)

@@ -7,7 +7,7 @@ part of them whenever they are needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -57,6 +57,11 @@ class FeatureBlock:
         for part in chunks(len(known), 24 * dim):
             square += (matrix[known[part]].double() - mean).square().sum().item()
         return cls(anchors, missing, mean, (square / count) ** 0.5 or 1.0)
+
+    def anchors_as_missing(self, some: Int64[Tensor, "some"]) -> FeatureBlock:
+        """The block with some of the anchors in the place of the missing tokens."""
+        rows = FeatureRows(self.anchors.matrix, self.anchors.indices[some.to(self.mean.device)])
+        return replace(self, missing=rows)
 
     @property
     def dim(self) -> int:

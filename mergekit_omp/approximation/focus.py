@@ -16,6 +16,7 @@ from torch import Tensor
 from mergekit_omp.approximation.base import CodingInputs
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import RaggedCode
+from mergekit_omp.approximation.fit import SIMILARITY, Fit
 from mergekit_omp.approximation.similarity import SimilarityCoding
 from mergekit_omp.approximation.sparsemax import sparsemax
 
@@ -29,21 +30,24 @@ class Focus(SimilarityCoding, frozen=True):
 
     name: ClassVar[str] = "focus"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2305.14481"
+    fit: ClassVar[Fit | None] = SIMILARITY
 
     def encode(self, inputs: CodingInputs) -> RaggedCode:
         found = self._among_anchors(inputs)
         atoms = found.atoms.to(found.dtype)
         norms = torch.linalg.vector_norm(atoms, dim=1)
         blocks = []
+        alike = found.targets.new_full((len(found.targets),), torch.nan, dtype=found.dtype)
         for block in chunks(
             len(found.targets),
             found.dtype.itemsize * 5 * len(atoms),
             progress=inputs.progress,
             label="Similar anchors",
         ):
-            code = _encode(found.targets[block].to(found.dtype), atoms, norms)
+            code, alike[block] = _encode(found.targets[block].to(found.dtype), atoms, norms)
             rows = found.rows[code.indices.long()].to(torch.int32)
             blocks.append(dataclasses.replace(code, indices=rows))
+        inputs.row_fit[SIMILARITY.key] = alike
         return RaggedCode.join(blocks)
 
 
@@ -51,12 +55,16 @@ def _encode(
     targets: Float[Tensor, "targets dim"],
     atoms: Float[Tensor, "atoms dim"],
     norms: Float[Tensor, "atoms"],
-) -> RaggedCode:
-    """Codes of a few targets; their indices count atoms. A zero target gets no weights."""
+) -> tuple[RaggedCode, Float[Tensor, "targets"]]:
+    """Codes of a few targets, and how like their atoms they are; a zero target gets no weights.
+
+    The codes' indices count atoms.
+    """
     lengths = torch.linalg.vector_norm(targets, dim=1, keepdim=True)
     units = targets / lengths.clamp_min(torch.finfo(targets.dtype).tiny)
     similarities = (units @ atoms.T).div_(norms)
     weights = sparsemax(similarities).where(lengths > 0, 0)
+    alike = (weights * similarities).sum(1).where(lengths[:, 0] > 0, torch.nan)
     target, atom = weights.nonzero(as_tuple=True)
     ends = torch.bincount(target, minlength=len(targets)).cumsum(0)
     code = RaggedCode(
@@ -66,4 +74,5 @@ def _encode(
         residual_norms=lengths[:, 0],
     )
     left = targets - code.decode(atoms)
-    return dataclasses.replace(code, residual_norms=torch.linalg.vector_norm(left, dim=1))
+    norms_left = torch.linalg.vector_norm(left, dim=1)
+    return dataclasses.replace(code, residual_norms=norms_left), alike

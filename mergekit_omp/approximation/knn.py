@@ -20,6 +20,7 @@ from mergekit_omp.approximation.base import (
 )
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.fit import SIMILARITY, Fit
 from mergekit_omp.approximation.parameters import PositiveInt
 from mergekit_omp.pursuit import SparseCode
 
@@ -35,6 +36,7 @@ class Knn(AnchorCoding, frozen=True):
 
     name: ClassVar[str] = "knn"
     reference: ClassVar[str | None] = "https://github.com/arcee-ai/mergekit"
+    fit: ClassVar[Fit | None] = SIMILARITY
 
     k: PositiveInt = Field(default=8, description="How many nearest anchors a token is made of.")
     metric: Literal["euclidean", "cosine"] = Field(
@@ -63,6 +65,7 @@ class Knn(AnchorCoding, frozen=True):
         indices = torch.zeros((len(targets), k), dtype=torch.int64, device=targets.device)
         coefficients = targets.new_zeros((len(targets), k), dtype=dtype)
         residuals = targets.new_zeros(len(targets), dtype=dtype)
+        alike = targets.new_full((len(targets),), torch.nan, dtype=dtype)
         bytes_each = dtype.itemsize * (3 * len(anchors) + 4 * k * anchors.shape[1])
         for block in chunks(
             len(targets), bytes_each, progress=inputs.progress, label="Nearest anchors"
@@ -74,8 +77,10 @@ class Knn(AnchorCoding, frozen=True):
             weights[~(target != 0).any(1)] = 0
             indices[block] = rows[nearest]
             coefficients[block] = weights
+            alike[block] = _cosines(target, points, norms[nearest]).mean(1)
             left = target - (weights[:, None] @ points)[:, 0]
             residuals[block] = torch.linalg.vector_norm(left, dim=1)
+        inputs.row_fit[SIMILARITY.key] = alike.where((targets != 0).any(1), torch.nan)
         return SparseCode(indices=indices, coefficients=coefficients, residual_norms=residuals)
 
     def _nearest(
@@ -101,18 +106,29 @@ class Knn(AnchorCoding, frozen=True):
     ) -> Float[Tensor, "targets k"]:
         if self.weights == "least_squares":
             return _least_squares(targets, points)
-        tiny = torch.finfo(targets.dtype).tiny
-        units = targets / torch.linalg.vector_norm(targets, dim=1, keepdim=True).clamp_min(tiny)
         if self.weights == "cosine":
-            weights = (points @ units[:, :, None])[:, :, 0] / norms
+            weights = _cosines(targets, points, norms)
         elif self.metric == "euclidean":
             weights = _inverse(torch.linalg.vector_norm(points - targets[:, None], dim=2))
         else:
             # 1 - cos, free of cancellation: half the squared distance of the unit vectors.
-            apart = points / norms[:, :, None] - units[:, None]
+            apart = points / norms[:, :, None] - _units(targets)[:, None]
             weights = _inverse(apart.square().sum(2) / 2)
         total = weights.sum(1, keepdim=True)
         return torch.where(total > 1e-6, weights / total, 0)
+
+
+def _units(targets: Float[Tensor, "targets dim"]) -> Float[Tensor, "targets dim"]:
+    tiny = torch.finfo(targets.dtype).tiny
+    return targets / torch.linalg.vector_norm(targets, dim=1, keepdim=True).clamp_min(tiny)
+
+
+def _cosines(
+    targets: Float[Tensor, "targets dim"],
+    points: Float[Tensor, "targets k dim"],
+    norms: Float[Tensor, "targets k"],
+) -> Float[Tensor, "targets k"]:
+    return (points @ _units(targets)[:, :, None])[:, :, 0] / norms
 
 
 def _inverse(distances: Float[Tensor, "targets k"]) -> Float[Tensor, "targets k"]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from mergekit_omp.approximation.base import (
     Part,
     Sizes,
     all_similarities,
+    texts_of,
 )
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
@@ -33,8 +35,14 @@ from mergekit_omp.approximation.features import (
     anchor_features,
     missing_features,
 )
+from mergekit_omp.approximation.fit import NEIGHBOURS, PREDICTED_ERROR, Fit, Parts, predicted_errors
 from mergekit_omp.approximation.moments import finite_mean, finite_rows, mean_row
-from mergekit_omp.approximation.neighbours import nearest_anchors, ordinary_kriging, units
+from mergekit_omp.approximation.neighbours import (
+    nearest_anchors,
+    ordinary_kriging,
+    units,
+    without_themselves,
+)
 from mergekit_omp.approximation.numbers import blend_digits, digit_rows
 from mergekit_omp.approximation.parameters import Count, PositiveFloat
 from mergekit_omp.approximation.pieces import (
@@ -43,11 +51,14 @@ from mergekit_omp.approximation.pieces import (
     pieces_without_itself,
 )
 from mergekit_omp.approximation.ridge import fit_ridge
+from mergekit_omp.pursuit import Code, SparseCode
 
 LOG = logging.getLogger(__name__)
 
 LENGTH = 1.0
 """Length scale of the residuals' correlation on the unit sphere: exp(-1) at a cosine of 0."""
+MOST_CHECKED = 1000
+"""Anchors that are interpolated from the others, to learn how large the errors are."""
 NOISE = 0.3
 """Variance of a residual that its neighbours do not share, relative to that which they share."""
 
@@ -62,6 +73,8 @@ class Kriging(Approximation, frozen=True):
 
     name: ClassVar[str] = "kriging"
     reference: ClassVar[str | None] = None
+    fit: ClassVar[Fit | None] = PREDICTED_ERROR
+    parts: ClassVar[Parts | None] = NEIGHBOURS
 
     neighbors: Count = Field(
         default=16,
@@ -103,14 +116,9 @@ class Kriging(Approximation, frozen=True):
         base = problem.base
         dtype, device = working_dtype(base), base.device
         targets, anchors, rows = targets.to(device), anchors.to(device), rows.to(device)
-        texts = problem.inputs.texts
-        if texts is None:
-            raise ValueError(f"{self.name} needs the tokens' texts: give the inputs their `texts`")
+        texts = texts_of(self.name, problem.inputs)
         pieces = pieces_of_missing(texts)
-        in_donor = [
-            FeatureBlock.of(FeatureRows.all_finite(anchors), FeatureRows.all_finite(targets)),
-            *self._other_matrix(problem, device),
-        ]
+        in_donor = _in_donor(problem, targets, anchors)
         spelled = FeatureBlock.of(
             _mean_rows(base, pieces_without_itself(texts, rows.tolist())),
             _mean_rows(base, pieces),
@@ -135,45 +143,116 @@ class Kriging(Approximation, frozen=True):
         result = base.new_empty((len(targets), base.shape[1]), dtype=dtype)
         for part in chunks(len(targets), bytes_each):
             result[part] = missing_features(known, part, dtype) @ trend
-        if self.neighbors:
-            self._add_local(result, residuals, in_donor, problem.inputs.progress)
+        blank = ~(targets != 0).any(1)
+        scale = self._error_scale(in_donor, residuals)
+        errors = result.new_full((len(targets),), fit.squared_error * scale)
+        progress = problem.inputs.progress
+        for part, found in self._neighbours(in_donor, dtype, base.shape[1], progress):
+            result[part] += (found.weights[:, None] @ residuals[found.whose])[:, 0]
+            errors[part] *= found.variances
+        for part in chunks(len(targets), bytes_each):
+            errors[part] = predicted_errors(result[part], errors[part])
+        problem.inputs.row_fit[PREDICTED_ERROR.key] = errors.where(~blank, 1.0)
         if problem.part != Part.INPUT:
             result *= self.head_gain
         result += mean
         if self.digits:
             blend_digits(result, base, digit_rows(texts, pieces), problem.part)
-        blank = ~(targets != 0).any(1)
         result[blank] = mean_row(base)
         return result
 
-    def _other_matrix(self, problem: MissingRows, device: torch.device) -> list[FeatureBlock]:
-        """Features from the donor's other matrix, where it has two."""
-        inputs = problem.inputs
-        if inputs.anchors is None or inputs.other_anchors is None:
-            return []
-        if inputs.other_targets is None:
-            return []
-        anchors = inputs.other_anchors[usable_rows(inputs.anchors)].to(device)
-        targets = inputs.other_targets.to(device)
-        return [FeatureBlock.of(FeatureRows.all_finite(anchors), FeatureRows.all_finite(targets))]
+    def made_of(self, problem: MissingRows) -> Code:
+        """The neighbours of each missing token, whose residuals are added to the regression."""
+        targets, anchors, rows = donor_rows(self.name, problem.inputs)
+        dtype, device = working_dtype(problem.base), problem.base.device
+        count = min(self.neighbors, len(rows))
+        indices = torch.zeros((len(targets), count), dtype=torch.int64, device=device)
+        weights = torch.zeros((len(targets), count), dtype=dtype, device=device)
+        in_donor = _in_donor(problem, targets.to(device), anchors.to(device))
+        for part, found in self._neighbours(in_donor, dtype, base_dim=0):
+            indices[part], weights[part] = rows.to(device)[found.whose], found.weights
+        return SparseCode(
+            indices=indices,
+            coefficients=weights,
+            residual_norms=torch.full((len(targets),), torch.nan),
+        )
 
-    def _add_local(
+    def _error_scale(
+        self, in_donor: Sequence[FeatureBlock], residuals: Float[Tensor, "anchors base_dim"]
+    ) -> float:
+        """What a variance of 1 comes to, over the mean squared residual of the anchors.
+
+        Interpolation takes for granted how residuals go together. Here some anchors are
+        interpolated from the others, and their errors compared with the variances.
+        """
+        usual = residuals.square().sum(1).mean()
+        sample = torch.linspace(0, len(residuals) - 1, min(len(residuals), MOST_CHECKED)).long()
+        among = [block.anchors_as_missing(sample) for block in in_donor]
+        made, expected = 0.0, 0.0
+        for part, found in self._neighbours(
+            among, residuals.dtype, residuals.shape[1], themselves=sample
+        ):
+            predicted = (found.weights[:, None] @ residuals[found.whose])[:, 0]
+            left = residuals[sample.to(residuals.device)[part]] - predicted
+            made += left.square().sum().item()
+            expected += found.variances.sum().item()
+        return made / (expected * usual.item()) if expected and usual else 1.0
+
+    def _neighbours(
         self,
-        trend: Float[Tensor, "missing base_dim"],
-        residuals: Float[Tensor, "anchors base_dim"],
         in_donor: Sequence[FeatureBlock],
-        progress: bool,
-    ) -> None:
-        """Adds the interpolated residuals of the nearest anchors to the trend, in place."""
-        count, dtype = min(self.neighbors, len(residuals)), trend.dtype
-        cosines, whose = nearest_anchors(in_donor, count, dtype, progress=progress)
+        dtype: torch.dtype,
+        base_dim: int,
+        progress: bool = False,
+        themselves: Int64[Tensor, "missing"] | None = None,
+    ) -> Iterator[tuple[slice, _Neighbours]]:
+        """The nearest anchors of all missing tokens, so many at a time that rows of `base_dim`
+        numbers of all their neighbours fit in memory.
+
+        None of them is its own neighbour; `themselves` are their indices where they are anchors.
+        """
+        anchors = len(in_donor[0].anchors.indices) - (themselves is not None)
+        count = min(self.neighbors, anchors)
+        if not count:
+            return
+        found = nearest_anchors(
+            in_donor, count + (themselves is not None), dtype, progress=progress
+        )
+        cosines, whose = found if themselves is None else without_themselves(*found, themselves)
         width = sum(block.dim for block in in_donor)
-        bytes_each = dtype.itemsize * (2 * count * (width + trend.shape[1]) + 3 * count**2)
-        for part in chunks(len(trend), bytes_each):
+        bytes_each = dtype.itemsize * (2 * count * (width + base_dim) + 3 * count**2)
+        for part in chunks(len(whose), bytes_each):
             points = units(anchor_features(in_donor, whose[part].flatten(), dtype))
             points = points.reshape(-1, count, width)
-            weights = ordinary_kriging(cosines[part], points, LENGTH, NOISE)
-            trend[part] += (weights[:, None] @ residuals[whose[part]])[:, 0]
+            weights, variances = ordinary_kriging(cosines[part], points, LENGTH, NOISE)
+            yield part, _Neighbours(whose[part], weights, variances)
+
+
+@dataclass(frozen=True, eq=False)
+class _Neighbours:
+    """What some missing tokens take from the anchors that are nearest to them."""
+
+    whose: Int64[Tensor, "tokens count"]
+    """Indices of anchors."""
+    weights: Float[Tensor, "tokens count"]
+    variances: Float[Tensor, "tokens"]
+    """Of what the residuals' interpolation leaves, relative to that of a residual."""
+
+
+def _in_donor(
+    problem: MissingRows,
+    targets: Float[Tensor, "missing donor_dim"],
+    anchors: Float[Tensor, "usable_anchors donor_dim"],
+) -> list[FeatureBlock]:
+    """Features from the donor's matrix, and from its other one where it has two."""
+    inputs = problem.inputs
+    found = [FeatureBlock.of(FeatureRows.all_finite(anchors), FeatureRows.all_finite(targets))]
+    if inputs.anchors is None or inputs.other_anchors is None or inputs.other_targets is None:
+        return found
+    others = inputs.other_anchors[usable_rows(inputs.anchors)].to(anchors.device)
+    theirs = inputs.other_targets.to(anchors.device)
+    block = FeatureBlock.of(FeatureRows.all_finite(others), FeatureRows.all_finite(theirs))
+    return [*found, block]
 
 
 def _mean_rows(base: Float[Tensor, "rows dim"], segments: Sequence[Sequence[int]]) -> FeatureRows:

@@ -14,6 +14,7 @@ from mergekit_omp.approximation.anchors import donor_rows
 from mergekit_omp.approximation.base import Approximation, Cost, MissingRows, Needs, Sizes
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.fit import PREDICTED_ERROR, Fit, predicted_errors
 from mergekit_omp.approximation.moments import finite_mean, mean_row
 from mergekit_omp.approximation.parameters import PositiveFloat
 from mergekit_omp.approximation.ridge import fit_ridge
@@ -29,6 +30,7 @@ class Linear(Approximation, frozen=True):
 
     name: ClassVar[str] = "linear"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/1309.4168"
+    fit: ClassVar[Fit | None] = PREDICTED_ERROR
 
     ridge: PositiveFloat = Field(
         default=0.1,
@@ -59,9 +61,15 @@ class Linear(Approximation, frozen=True):
 
         fit = fit_ridge(training, dim, width, device=device, ridge=self.ridge)
         result = base.new_empty((len(targets), width), dtype=dtype)
+        errors = torch.empty(len(targets), dtype=torch.float64, device=device)
         for block in chunks(len(targets), 8 * (dim + width)):
             offsets = targets[block].to(device, torch.float64) - anchor_mean
-            result[block] = (image_mean + offsets @ fit.coefficients).to(dtype)
+            moved = offsets @ fit.coefficients
+            errors[block] = predicted_errors(
+                moved, moved.new_full((len(moved),), fit.squared_error)
+            )
+            result[block] = (image_mean + moved).to(dtype)
         blank = ~(targets != 0).any(1).to(device)
         result[blank] = mean_row(base)
+        problem.inputs.row_fit[PREDICTED_ERROR.key] = errors.where(~blank, 1.0)
         return result

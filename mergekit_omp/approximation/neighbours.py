@@ -36,6 +36,18 @@ def nearest_anchors(
     return cosines, whose
 
 
+def without_themselves(
+    cosines: Float[Tensor, "tokens more"],
+    whose: Int64[Tensor, "tokens more"],
+    themselves: Int64[Tensor, "tokens"],
+) -> tuple[Float[Tensor, "tokens count"], Int64[Tensor, "tokens count"]]:
+    """The neighbours but the token itself; but the farthest where it is not among them."""
+    own = whose == themselves.to(whose.device)[:, None]
+    own[:, -1] |= ~own.any(1)
+    shape = len(whose), whose.shape[1] - 1
+    return cosines[~own].reshape(shape), whose[~own].reshape(shape)
+
+
 def _nearest(
     targets: Float[Tensor, "targets features"], blocks: Sequence[FeatureBlock], count: int
 ) -> tuple[Float[Tensor, "targets count"], Int64[Tensor, "targets count"]]:
@@ -59,16 +71,20 @@ def ordinary_kriging(
     points: Float[Tensor, "targets neighbours features"],
     length: float,
     noise: float,
-) -> Float[Tensor, "targets neighbours"]:
-    """Weights of each target's neighbours, which sum to 1.
+) -> tuple[Float[Tensor, "targets neighbours"], Float[Tensor, "targets"]]:
+    """Weights of each target's neighbours, which sum to 1, and the variance of what they predict.
 
     The covariance of two tokens at distance d, on the sphere of radius 1, is
     exp(-d²/(2 `length`²)); `noise` is the variance that a token's residual has of its own.
-    `points` have length 1.
+    `points` have length 1. Variances are relative to the one that a token's residual has without
+    any neighbours: 1 + `noise`.
     """
     among = torch.exp((points @ points.mT - 1) / length**2)
     among.diagonal(dim1=1, dim2=2).add_(noise)
     towards = torch.exp((cosines - 1) / length**2)
     solved = torch.linalg.solve(among, torch.stack([towards, torch.ones_like(towards)], dim=2))
     simple, ones = solved.unbind(2)
-    return simple + ones * ((1 - simple.sum(1)) / ones.sum(1))[:, None]
+    weights = simple + ones * ((1 - simple.sum(1)) / ones.sum(1))[:, None]
+    spread = (weights[:, None] @ among @ weights[:, :, None])[:, 0, 0]
+    variances = 1 + noise - 2 * (weights * towards).sum(1) + spread
+    return weights, variances / (1 + noise)

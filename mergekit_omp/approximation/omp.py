@@ -17,6 +17,7 @@ from torch import Tensor
 from mergekit_omp.approximation.anchors import donor_rows
 from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Cost, Part, Sizes
 from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.fit import RELATIVE_RESIDUAL, Fit, relative_residuals
 from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.parameters import Bytes, PositiveInt
 from mergekit_omp.pursuit import Code, SparseCode
@@ -37,6 +38,7 @@ class Omp(AnchorCoding, frozen=True):
 
     name: ClassVar[str] = "omp"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2506.06607"
+    fit: ClassVar[Fit | None] = RELATIVE_RESIDUAL
 
     k: PositiveInt | None = Field(
         default=None,
@@ -99,6 +101,7 @@ class Omp(AnchorCoding, frozen=True):
         targets, atoms, rows = donor_rows(self.name, inputs)
         dtype = working_dtype(targets, atoms)
         targets, atoms = targets.to(dtype), atoms.to(dtype)
+        whole = targets
         if self.center:
             middle = mean_row(atoms)
             blank = ~(targets != 0).any(1)
@@ -108,6 +111,7 @@ class Omp(AnchorCoding, frozen=True):
         if self.normalize_atoms:
             atoms = atoms / norms.clamp_min(torch.finfo(dtype).tiny)[:, None]
         code = self._pursue(targets, atoms, inputs)
+        inputs.row_fit[RELATIVE_RESIDUAL.key] = relative_residuals(code.residual_norms, whole)
         coefficients = code.coefficients
         if self.normalize_atoms:
             used = norms[code.indices].clamp_min(torch.finfo(dtype).tiny)

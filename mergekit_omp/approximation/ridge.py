@@ -29,6 +29,8 @@ class RidgeFit:
     coefficients: Float64[Tensor, "inputs outputs"]
     ridge: float
     """Relative to the mean variance of a feature; 0 where no input varies."""
+    squared_error: float
+    """Of a row that it was not fitted to, as generalised cross-validation estimates it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,20 +61,21 @@ def fit_ridge(
     """
     normal = _normal_equations(blocks, inputs, outputs, device)
     if not normal.scale > 0:
-        return RidgeFit(torch.zeros_like(normal.right), 0.0)
+        return RidgeFit(torch.zeros_like(normal.right), 0.0, normal.square / max(normal.count, 1))
     if ridge is not None:
-        return RidgeFit(_solve(normal, ridge)[0], ridge)
-    best, best_error = _validated(normal, START)
+        coefficients, error = _validated(normal, ridge)
+        return RidgeFit(coefficients, ridge, error)
+    best, best_error = _validated(normal, GRID[START])
     at = START
     for step in (-1, 1):
         while 0 <= at + step < len(GRID):
-            fit, error = _validated(normal, at + step)
+            fit, error = _validated(normal, GRID[at + step])
             if not error < best_error:
                 break
             best, best_error, at = fit, error, at + step
         if at != START:
             break
-    return RidgeFit(best, GRID[at])
+    return RidgeFit(best, GRID[at], best_error)
 
 
 def _normal_equations(blocks: Blocks, inputs: int, outputs: int, device: torch.device) -> _Normal:
@@ -100,10 +103,10 @@ def _solve(
     return torch.cholesky_solve(normal.right, factor), factor
 
 
-def _validated(normal: _Normal, at: int) -> tuple[Float64[Tensor, "inputs outputs"], float]:
-    """The coefficients of one penalty and their generalised cross-validation error."""
-    solution, factor = _solve(normal, GRID[at])
-    penalty = GRID[at] * normal.scale
+def _validated(normal: _Normal, ridge: float) -> tuple[Float64[Tensor, "inputs outputs"], float]:
+    """The coefficients of one penalty and their generalised cross-validation error, for a row."""
+    solution, factor = _solve(normal, ridge)
+    penalty = ridge * normal.scale
     identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
     # The degrees of freedom: the trace of the hat matrix, and one for the intercept.
@@ -114,4 +117,4 @@ def _validated(normal: _Normal, at: int) -> tuple[Float64[Tensor, "inputs output
         - penalty * solution.square().sum().item()
     )
     left = max(1 - freedom / normal.count, 1e-6)
-    return solution, max(error, 0.0) / left**2
+    return solution, max(error, 0.0) / normal.count / left**2

@@ -26,8 +26,8 @@ from mergekit_omp.approximation.base import (
     Needs,
     Part,
     Sizes,
-    Texts,
     all_similarities,
+    texts_of,
 )
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import normal_rows
@@ -81,11 +81,6 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
         # Word vectors are the same for input and head, and so is the code.
         return Part.INPUT if self.auxiliary else super().space_part(part)
 
-    def _texts(self, inputs: CodingInputs) -> Texts:
-        if inputs.texts is None:
-            raise ValueError(f"{self.name} needs the tokens' texts: give the inputs their `texts`")
-        return inputs.texts
-
     def _among_anchors(self, inputs: CodingInputs) -> Similarities:
         """The vectors of missing tokens and of anchors."""
         if self.auxiliary is None:
@@ -98,7 +93,7 @@ class SimilarityCoding(AnchorCoding, ABC, frozen=True):
     def _by_vectors(self, inputs: CodingInputs, rows: Int64[Tensor, "candidates"]) -> Similarities:
         """Vectors from the file: of missing tokens, and of the base's tokens at `rows`."""
         assert self.auxiliary is not None
-        texts = self._texts(inputs)
+        texts = texts_of(self.name, inputs)
         words: Sequence[bytes | None] = [
             *texts.missing,
             *(texts.base[row] for row in rows.tolist()),

@@ -7,6 +7,8 @@ what is written first to the head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import ClassVar, Literal
 
 import torch
@@ -14,9 +16,19 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_omp.approximation.base import Approximation, MissingRows, Needs, Part
+from mergekit_omp.approximation.base import (
+    Approximation,
+    MissingRows,
+    Needs,
+    Part,
+    Texts,
+    texts_of,
+)
+from mergekit_omp.approximation.codes import RaggedCode
+from mergekit_omp.approximation.fit import OWN_PIECES, PIECES, Fit, Parts
 from mergekit_omp.approximation.moments import finite_rows, mean_row
 from mergekit_omp.approximation.pieces import combine_pieces
+from mergekit_omp.pursuit import Code
 
 Rule = Literal["mean", "first", "last", "weighted"]
 
@@ -32,6 +44,8 @@ class Subword(Approximation, frozen=True):
 
     name: ClassVar[str] = "subword"
     reference: ClassVar[str | None] = "https://github.com/jukofyork/transplant-vocab"
+    fit: ClassVar[Fit | None] = PIECES
+    parts: ClassVar[Parts | None] = OWN_PIECES
 
     input: Rule = Field(
         default="mean", description="How pieces combine in the input embedding (and a tied head)."
@@ -49,10 +63,36 @@ class Subword(Approximation, frozen=True):
         return frozenset({Needs.TEXT})
 
     def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
-        texts = problem.inputs.texts
-        if texts is None:
-            raise ValueError("subword needs the tokens' texts: give the inputs their `texts`")
+        texts = texts_of(self.name, problem.inputs)
         base = problem.base
+        segmented = self._segmented(texts, base)
+        counts = torch.full((problem.inputs.missing,), torch.nan)
+        for i, pieces in segmented.items():
+            counts[i] = len(pieces)
+        problem.inputs.row_fit[PIECES.key] = counts
+        rows = mean_row(base).repeat(problem.inputs.missing, 1)
+        places = torch.tensor(list(segmented), dtype=torch.int64, device=base.device)
+        segments = list(segmented.values())
+        rows[places] = combine_pieces(base, segments, self._piece_weights(segments, problem.part))
+        return rows
+
+    def made_of(self, problem: MissingRows) -> Code:
+        inputs = problem.inputs
+        segmented = self._segmented(texts_of(self.name, inputs), problem.base)
+        segments = [segmented.get(i, []) for i in range(inputs.missing)]
+        weights = self._piece_weights(segments, problem.part)
+        ends = torch.tensor([0, *map(len, segments)], dtype=torch.int64).cumsum(0)
+        return RaggedCode(
+            offsets=ends,
+            indices=torch.tensor(list(chain.from_iterable(segments)), dtype=torch.int32),
+            coefficients=torch.tensor(list(chain.from_iterable(weights)), dtype=torch.float32),
+            residual_norms=torch.full((inputs.missing,), torch.nan),
+        )
+
+    def _segmented(
+        self, texts: Texts, base: Float[Tensor, "base_rows base_dim"]
+    ) -> dict[int, list[int]]:
+        """The base's rows of the pieces of each missing token that has usable ones."""
         spelled = [(i, text) for i, text in enumerate(texts.missing) if text is not None]
         finite = finite_rows(base).tolist()
         segmented = {}
@@ -62,14 +102,12 @@ class Subword(Approximation, frozen=True):
             usable = [piece for piece in pieces if piece < len(finite) and finite[piece]]
             if usable:
                 segmented[i] = usable
-        into_input = problem.part == Part.INPUT
+        return segmented
+
+    def _piece_weights(self, segments: Sequence[Sequence[int]], part: Part) -> list[list[float]]:
+        into_input = part == Part.INPUT
         rule = self.input if into_input else self.head
-        rows = mean_row(base).repeat(problem.inputs.missing, 1)
-        places = torch.tensor(list(segmented), dtype=torch.int64, device=base.device)
-        segments = list(segmented.values())
-        weights = [_weights(rule, len(pieces), self.decay, into_input) for pieces in segments]
-        rows[places] = combine_pieces(base, segments, weights)
-        return rows
+        return [_weights(rule, len(pieces), self.decay, into_input) for pieces in segments]
 
 
 def _weights(rule: Rule, count: int, decay: float, into_input: bool) -> list[float]:
@@ -84,5 +122,5 @@ def _weights(rule: Rule, count: int, decay: float, into_input: bool) -> list[flo
         weights = [decay**i for i in range(count)]
         if into_input:
             weights.reverse()
-    total = sum(weights)
+    total = sum(weights) or 1.0
     return [weight / total for weight in weights]

@@ -16,9 +16,10 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_is_missing, require_anchors, usable_rows
-from mergekit_omp.approximation.base import CodingInputs, Needs, Texts
+from mergekit_omp.approximation.base import CodingInputs, Needs, Texts, texts_of
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.fit import OWN_TOKENS, SIMILARITY, Fit, Parts
 from mergekit_omp.approximation.moments import finite_rows
 from mergekit_omp.approximation.parameters import PositiveFloat, PositiveInt
 from mergekit_omp.approximation.pieces import combine_pieces
@@ -35,6 +36,8 @@ class Wechsel(SimilarityCoding, frozen=True):
 
     name: ClassVar[str] = "wechsel"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2112.06598"
+    fit: ClassVar[Fit | None] = SIMILARITY
+    parts: ClassVar[Parts | None] = OWN_TOKENS
 
     neighbors: PositiveInt = Field(
         default=10, description="How many of the base's tokens a token is made of."
@@ -65,6 +68,7 @@ class Wechsel(SimilarityCoding, frozen=True):
         indices = torch.zeros((len(found.targets), k), dtype=torch.int64, device=device)
         coefficients = found.targets.new_zeros((len(found.targets), k), dtype=dtype)
         residuals = found.targets.new_zeros(len(found.targets), dtype=dtype)
+        alike = found.targets.new_full((len(found.targets),), torch.nan, dtype=dtype)
         for block in chunks(
             len(found.targets),
             dtype.itemsize * (3 * len(atoms) + 2 * k * atoms.shape[1]),
@@ -81,12 +85,14 @@ class Wechsel(SimilarityCoding, frozen=True):
             weights = torch.softmax(apart, dim=1).where(lengths > 0, 0)
             indices[block] = found.rows[nearest]
             coefficients[block] = weights
+            alike[block] = (weights * closest).sum(1).where(lengths[:, 0] > 0, torch.nan)
             left = target - (weights[:, None] @ atoms[nearest])[:, 0]
             residuals[block] = torch.linalg.vector_norm(left, dim=1)
+        inputs.row_fit[SIMILARITY.key] = alike
         return SparseCode(indices=indices, coefficients=coefficients, residual_norms=residuals)
 
     def _among_base_tokens(self, inputs: CodingInputs) -> Similarities:
-        texts = self._texts(inputs)
+        texts = texts_of(self.name, inputs)
         rows = torch.tensor(_emitted(texts, inputs.anchor_rows), dtype=torch.int64)
         require_anchors(self.name, len(rows))
         if self.auxiliary is not None:

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from mergekit_omp.approximation.base import Approximation, MissingRows, Needs, Part
+from mergekit_omp.approximation.base import Approximation, MissingRows, Needs, Part, texts_of
+from mergekit_omp.approximation.fit import PIECES, Fit
 from mergekit_omp.approximation.hypernetwork.opened import OpenedHypernetwork
 from mergekit_omp.approximation.moments import mean_row
 
@@ -38,6 +39,7 @@ class Zett(Approximation, frozen=True):
 
     name: ClassVar[str] = "zett"
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2405.07883"
+    fit: ClassVar[Fit | None] = PIECES
 
     hypernetwork: _Text = Field(
         default=None,
@@ -75,9 +77,7 @@ class Zett(Approximation, frozen=True):
         return OpenedHypernetwork.open(self.hypernetwork, self.language, headers_only=headers_only)
 
     def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
-        texts = problem.inputs.texts
-        if texts is None:
-            raise ValueError("zett needs the tokens' texts: give the inputs their `texts`")
+        texts = texts_of(self.name, problem.inputs)
         if Part.INPUT not in problem.matrices:
             raise ValueError("zett needs the base's own matrices: give the problem its `matrices`")
         opened = self.open()
@@ -85,6 +85,7 @@ class Zett(Approximation, frozen=True):
             "the base", {p: (len(m), m.shape[1]) for p, m in problem.matrices.items()}
         )
         segments = opened.segment(texts.missing)
+        problem.inputs.row_fit[PIECES.key] = segments.counts
         progress = problem.inputs.progress
         predicted = opened.predict(segments, problem.matrices, progress=progress)
         return self._chosen(predicted, problem.base, problem.inputs.missing, problem.part)

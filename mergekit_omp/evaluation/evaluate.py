@@ -26,6 +26,7 @@ from mergekit_omp.evaluation.models import (
 )
 from mergekit_omp.evaluation.scoring import TokenScores, score_tokens
 from mergekit_omp.models.tokenizers import read_vocabulary
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.vocabulary import Vocabulary
 
 LONGEST_DEFAULT = 2048
@@ -230,9 +231,9 @@ def warn_of_changes(model: Scored, warn: Callable[[str], None]) -> None:
     if changed:
         warn(
             f"The tokenizer of {model.name} does not keep the text of {len(changed)} of "
-            f"{len(model.ends)} documents (the first is number {changed[0] + 1}): it changes "
+            f"{counted(len(model.ends), 'document')} (the first is number {changed[0] + 1}): it changes "
             "letters, or has no token for some. What is lost costs no bits, so that its bits per "
-            "byte are too low; these documents count neither as shared or approximated nor in "
+            "byte are too low; such a document counts neither as shared or approximated nor in "
             "the agreement."
         )
 

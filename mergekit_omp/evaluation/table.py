@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from mergekit_omp.outside.columns import Columns, fitted, shortened
+from mergekit_omp.outside.counts import counted
 
 WIDTH = 80
 _NAME = 19
@@ -16,8 +17,8 @@ def rendered(result: dict[str, Any]) -> str:
     """A table of the models and a sentence for every pair."""
     text, settings = result["text"], result["settings"]
     head = (
-        f"{text['documents']} documents, {text['bytes']} bytes, read in windows of "
-        f"{settings['context']} tokens"
+        f"{counted(text['documents'], 'document')}, {counted(text['bytes'], 'byte')}, read in "
+        f"windows of {counted(settings['context'], 'token')}"
     )
     names = {model["model"]: _label(model["model"]) for model in result["models"]}
     width = max(len(name) for name in [*names.values(), "model"])

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from mergekit_omp.inspection.checks import warnings
 from mergekit_omp.inspection.facts import NUMBER, Digits, Facts, ModelFacts
 from mergekit_omp.outside.columns import Columns, shortened
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.outside.display import visible
 from mergekit_omp.transplant.control import ControlToken, Fate
 from mergekit_omp.vocabulary import DigitScheme, Match
@@ -48,7 +49,10 @@ def _head(facts: Facts) -> Iterator[str]:
     for i, model in enumerate(models):
         yield f"{'models' if not i and len(models) > 1 else '' if i else 'model':<11}{model}"
     yield f"{'tokenizer':<11}{request.source}"
-    size = f"{transplant.output.tokens:,} tokens, {transplant.rows:,} rows"
+    size = ", ".join(
+        counted(number, noun, separate=True)
+        for number, noun in ((transplant.output.tokens, "token"), (transplant.rows, "row"))
+    )
     before = sorted({f"{rows:,}" for rows in _rows_before(facts)})
     yield f"{'output':<11}{size} (before: {', '.join(before)})"
 
@@ -91,7 +95,8 @@ def _also(counts: dict[str, int]) -> str:
             "produces them"
         )
     if counts["out_of_range"]:
-        said.append(f"{counts['out_of_range']:,} tokens lie past the model's rows")
+        past = counted(counts["out_of_range"], "token", separate=True)
+        said.append(f"{past} past the model's rows")
     return "; ".join(said) + "."
 
 

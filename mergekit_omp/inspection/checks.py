@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mergekit_omp.inspection.facts import Facts, ModelFacts
+from mergekit_omp.outside.counts import counted
 
 MORE_TOKENS = 1.5
 """A text that takes so many times as many tokens as before is warned of."""
@@ -82,8 +83,8 @@ def _pursuits(facts: Facts) -> Iterator[str]:
             continue
         if step.anchors < min(step.dimension, FEW_ANCHORS):
             yield (
-                f"{where}: base and donor share only {step.anchors} tokens to learn from; rows "
-                f"of {step.dimension} numbers are poorly approximated from so few."
+                f"{where}: base and donor share only {counted(step.anchors, 'token')} to learn from; "
+                f"rows of {step.dimension} numbers are poorly approximated from so few."
             )
         if step.k is not None and step.k_in_force is not None and step.k_in_force < step.k:
             yield (

@@ -10,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer
 
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.outside.faults import of_library
 from mergekit_omp.outside.files import read_json
 
@@ -74,7 +75,7 @@ def check_it_can_be_saved(tokenizer: transformers.PreTrainedTokenizerBase, name:
     if lost:
         token = min(lost)
         raise TransplantError(
-            f"The tokenizer of {name}, once saved, has lost {len(lost)} token(s), of which one is "
+            f"The tokenizer of {name}, once saved, has lost {counted(len(lost), 'token')}, of which one is "
             f"{token!r}: its id {backend.token_to_id(token)} is that of another token. {remedy}"
         )
 

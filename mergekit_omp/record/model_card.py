@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from mergekit.card import maybe_link_hf
 
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.outside.display import in_markdown, markdown_block
 from mergekit_omp.record.record import FILE_NAME
-from mergekit_omp.record.sentences import PARTS, origin_of, tokenizer_of
+from mergekit_omp.record.sentences import PARTS, fit_of, origin_of, tokenizer_of
 from mergekit_omp.record.shown_names import ShownNames
 
 _CONFIGURATION = "\n### Configuration\n"
@@ -91,35 +92,35 @@ def section(record: dict[str, Any], link: Callable[[str], str]) -> str:
         for key, title in _COLUMNS
         if key in _ALWAYS or any(tensor["counts"][key] for _, tensor in tensors)
     ]
-    fitted = any(tensor.get("relative_residual") for _, tensor in tensors)
-    titles = [title for _, title in shown] + ["mean relative residual"] * fitted
+    fits = {fit[0].key: fit[0] for _, tensor in tensors if (fit := fit_of(tensor))}
+    titles = [title for _, title in shown] + [f"mean {fit.title}" for fit in fits.values()]
     lines = [
         "### Tokenizer Transplant",
         "",
-        f"The tokenizer is that of {whose}: {output['tokens']} tokens in {output['vocab_size']} "
-        f"rows. {_approximation(record, link)}",
+        f"The tokenizer is that of {whose}: {counted(output['tokens'], 'token')} in "
+        f"{counted(output['vocab_size'], 'row')}. {_approximation(record, link)}",
         "",
         "| " + " | ".join(["model", "tensor", *titles]) + " |",
         "|---|---|" + "---:|" * len(titles),
     ]
     for model, tensor in tensors:
-        residual = tensor.get("relative_residual")
         cells = [
             link(model),
             PARTS[tensor["part"]],
             *(str(tensor["counts"][key]) for key, _ in shown),
-            *([f"{residual['mean']:.3f}" if residual else "-"] if fitted else []),
+            *(f"{tensor[key]['mean']:.3f}" if tensor.get(key) else "-" for key in fits),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    meaning = (
-        "A relative residual of 0 means that a row of the donor is written exactly in terms of "
-        "tokens that both models have. "
-    )
-    lines += ["", f"{meaning if fitted else ''}[`{FILE_NAME}`]({FILE_NAME}) tells more."]
+    meanings = "".join(f"{_capital(fit.title)}: {fit.meaning} " for fit in fits.values())
+    lines += ["", f"{meanings}[`{FILE_NAME}`]({FILE_NAME}) tells more."]
     if record["warnings"]:
         lines += ["", "Warnings of the merge:", ""]
         lines += [f"* {in_markdown(warning)}" for warning in record["warnings"]]
     return "\n".join(lines) + "\n"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _approximation(record: dict[str, Any], link: Callable[[str], str]) -> str:

@@ -39,8 +39,6 @@ class _Donor(BaseModel, extra="allow"):
 class _Figures(BaseModel, extra="allow"):
     mean: float
     median: float
-    p95: float
-    max: float
 
 
 class _Tensor(BaseModel, extra="allow"):
@@ -50,7 +48,10 @@ class _Tensor(BaseModel, extra="allow"):
     parameters: dict[str, Any]
     donors: list[_Donor]
     counts: _Counts
+    predicted_error: _Figures | None = None
     relative_residual: _Figures | None = None
+    similarity: _Figures | None = None
+    pieces: _Figures | None = None
 
 
 class _Model(BaseModel, extra="allow"):

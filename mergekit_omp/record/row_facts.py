@@ -36,8 +36,8 @@ class RowFacts:
 
     origin: Int8[np.ndarray, "rows"]
     """The `Origin` of each row."""
-    relative_residual: Float32[np.ndarray, "rows"]
-    """Residual norm over the norm of the donor's row; NaN where a row was not coded in anchors."""
+    fit: Float32[np.ndarray, "rows"]
+    """The method's figure of fit; NaN where a row was not approximated, or the method has none."""
 
     @classmethod
     def of(
@@ -48,7 +48,7 @@ class RowFacts:
         without_donor_row: Int[np.ndarray, "without_donor_row"],
         overrides: Iterable[tuple[Any, ...]],
     ) -> RowFacts:
-        """Facts without residuals, from the output ids of each kind (`overrides` start with it)."""
+        """Facts without figures of fit, from the output ids of each kind (`overrides` start with it)."""
         origin = np.full(rows, Origin.PADDING, dtype=np.int8)
         origin[copied] = Origin.COPIED
         for ids in approximated:
@@ -63,7 +63,7 @@ def save(folder: str, facts: Mapping[tuple[int, int], RowFacts]) -> None:
     arrays: dict[str, Any] = {}
     for (m, t), of_tensor in facts.items():
         arrays[f"origin.{m}.{t}"] = of_tensor.origin
-        arrays[f"relative_residual.{m}.{t}"] = of_tensor.relative_residual
+        arrays[f"fit.{m}.{t}"] = of_tensor.fit
     np.savez_compressed(Path(folder) / FILE_NAME, **arrays)
 
 
@@ -79,13 +79,13 @@ def load(folder: Path, record: dict[str, Any]) -> dict[tuple[int, int], RowFacts
         for t, entry in enumerate(model["tensors"]):
             rows = entry["counts"]["rows"]
             wanted[f"origin.{m}.{t}"] = np.dtype(np.int8), rows
-            wanted[f"relative_residual.{m}.{t}"] = np.dtype(np.float32), rows
+            wanted[f"fit.{m}.{t}"] = np.dtype(np.float32), rows
     arrays = read_arrays(
         folder / FILE_NAME, wanted, "Merge again, or delete it for a report without it."
     )
     return {
-        (m, t): RowFacts(arrays[f"origin.{m}.{t}"], arrays[f"relative_residual.{m}.{t}"])
+        (m, t): RowFacts(arrays[f"origin.{m}.{t}"], arrays[f"fit.{m}.{t}"])
         for m, model in enumerate(record["models"])
         for t in range(len(model["tensors"]))
-        if {f"origin.{m}.{t}", f"relative_residual.{m}.{t}"} <= arrays.keys()
+        if {f"origin.{m}.{t}", f"fit.{m}.{t}"} <= arrays.keys()
     }

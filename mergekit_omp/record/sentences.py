@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from mergekit_omp.approximation.fit import FITS, Fit
+from mergekit_omp.outside.counts import counted
+
 PARTS = {"input": "input", "head": "head", "head_bias": "head bias"}
-_TOLD = ("tensor", "method", "donors", "counts", "relative_residual", "hypernetwork")
+_TOLD = ("tensor", "method", "donors", "counts", *FITS, "hypernetwork")
 
 
 def by_models(record: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -35,7 +38,7 @@ def by_counts(tensors: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, An
 def rows_of(tensor: dict[str, Any]) -> str:
     """'2883 rows copied, 1725 approximated by omp from ./donor'."""
     counts = tensor["counts"]
-    facts = [f"{counts['copied']} rows copied"]
+    facts = [f"{counted(counts['copied'], 'row')} copied"]
     if counts["approximated"]:
         origin = origin_of([tensor])
         facts.append(f"{counts['approximated']} approximated by {tensor['method']}{origin}")
@@ -62,26 +65,46 @@ def origin_of(tensors: list[dict[str, Any]], name: Callable[[str], str] = str) -
 def matched(tensor: dict[str, Any]) -> str:
     """'2880 tokens shared, 3 by role, ...; 2867 anchors'."""
     counts = tensor["counts"]
-    facts = [f"{counts['shared']} tokens shared"]
+    facts = [f"{counted(counts['shared'], 'token')} shared"]
+    for key, what in (("by_role", "by role"), ("by_string", "by string")):
+        if counts[key]:
+            facts.append(f"{counted(counts[key], 'control token')} {what}")
     for key, what in (
-        ("by_role", "control tokens by role"),
-        ("by_string", "control tokens by string"),
-        ("never_emitted", "not copied since the model never emits them"),
+        ("never_emitted", "not copied, never emitted by the model"),
         ("out_of_range", "past the model's rows"),
     ):
         if counts[key]:
             facts.append(f"{counts[key]} {what}")
-    anchors = [str(count) for count in _anchors(tensor) if count]
-    return ", ".join(facts) + (f"; {listed(anchors)} anchors" if anchors else "")
+    anchors = [counted(count, "anchor") for count in _anchors(tensor) if count]
+    return ", ".join(facts) + (f"; {listed(anchors)}" if anchors else "")
 
 
-def fit(tensors: list[dict[str, Any]], digits: int = 2) -> str:
-    """'input 0.42, head 0.29': the mean relative residuals, or '' where there are none."""
-    residuals: dict[str, float] = {}
+def fit_of(tensor: dict[str, Any]) -> tuple[Fit, dict[str, float]] | None:
+    """A tensor's figure of fit, and its mean, median and so on; None where its method has none."""
+    return next(((fit, tensor[key]) for key, fit in FITS.items() if tensor.get(key)), None)
+
+
+def fit_sentence(tensors: list[dict[str, Any]]) -> str:
+    """'mean relative residual (0 is exact): input 0.42, head 0.29', or that there is none.
+
+    '' where no row was approximated.
+    """
+    means: dict[str, dict[str, float]] = {}
+    readings: dict[str, Fit] = {}
     for tensor in tensors:
-        if tensor.get("relative_residual"):
-            residuals.setdefault(PARTS[tensor["part"]], tensor["relative_residual"]["mean"])
-    return ", ".join(f"{part} {mean:.{digits}f}" for part, mean in residuals.items())
+        found = fit_of(tensor)
+        if found is not None:
+            fit, figures = found
+            readings[fit.key] = fit
+            means.setdefault(fit.key, {}).setdefault(PARTS[tensor["part"]], figures["mean"])
+    told = [
+        f"mean {fit.title} ({fit.short}): "
+        + ", ".join(f"{part} {mean:.2f}" for part, mean in means[key].items())
+        for key, fit in readings.items()
+    ]
+    if told or not any(tensor["counts"]["approximated"] for tensor in tensors):
+        return "; ".join(told)
+    return f"no figure of fit: {tensors[0]['method']} does not look at single tokens"
 
 
 def tokenizer_of(record: dict[str, Any]) -> str:

@@ -7,11 +7,12 @@ import shlex
 import textwrap
 from typing import Any
 
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.record.record import FILE_NAME
 from mergekit_omp.record.sentences import (
     by_counts,
     by_models,
-    fit,
+    fit_sentence,
     matched,
     rows_of,
     tokenizer_of,
@@ -24,10 +25,7 @@ WIDTH = 80
 def planned_facts(record: dict[str, Any], token_ids: dict[str, Any]) -> list[str]:
     """What is known before the merge runs, one line a fact; `token_ids` are the output's."""
     output = record["output"]
-    facts = [
-        f"the output has {output['tokens']} tokens in {output['vocab_size']} rows, with the "
-        f"tokenizer of {tokenizer_of(record)}"
-    ]
+    facts = [f"the output has {_size(output)}, with the tokenizer of {tokenizer_of(record)}"]
     ids = [
         f"{key.removesuffix('_token_id')} {value}"
         for key, value in token_ids.items()
@@ -47,15 +45,15 @@ def summary(record: dict[str, Any], out_path: str) -> str:
     blocks = [
         (
             "",
-            f"Merged into {out_path}: {output['tokens']} tokens in {output['vocab_size']} rows, "
+            f"Merged into {out_path}: {_size(output)}, "
             f"with the tokenizer of {tokenizer_of(record)}.",
         )
     ]
     for models, tensors in by_models(record):
         for parts, tensor in by_counts(tensors):
             blocks.append(("  ", f"{models}{', ' + parts if parts else ''}: {rows_of(tensor)}"))
-        if residuals := fit(tensors):
-            blocks.append(("    ", f"mean relative residual (0 is exact): {residuals}"))
+        if fitted := fit_sentence(tensors):
+            blocks.append(("    ", fitted))
     lines = [
         textwrap.fill(
             text,
@@ -70,9 +68,13 @@ def summary(record: dict[str, Any], out_path: str) -> str:
     # What a user may copy stays on one line.
     if count := len(record["warnings"]):
         path = shlex.quote(os.path.join(out_path, FILE_NAME))
-        lines.append(f"  {count} warning{'s' if count > 1 else ''}, above and in {path}")
+        lines.append(f"  {counted(count, 'warning')}, above and in {path}")
     lines.append(f"Next: mergekit-omp report {shlex.quote(out_path)}")
     if any(RESTORABLE in warning for warning in record["warnings"]):
         words = [out_path, f"{out_path.rstrip('/')}-restored", "--restore", record["base_model"]]
         lines.append(f"      mergekit-omp grow {shlex.join(words)}")
     return "\n".join(lines)
+
+
+def _size(output: dict[str, Any]) -> str:
+    return f"{counted(output['tokens'], 'token')} in {counted(output['vocab_size'], 'row')}"

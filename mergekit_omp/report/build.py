@@ -19,7 +19,7 @@ from mergekit_omp.transplant.row_plan import vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
 
 _WITHOUT_MODELS = (
-    "anchors of single tokens, norms of the model's own rows, the held-out check and the search "
+    "what single rows are made of, norms of the model's own rows, the held-out check and the search "
     "for outliers"
 )
 
@@ -131,7 +131,7 @@ def _plan_with_donor(out: OutDir, options: MergeOptions) -> Replanned | None:
         return None
     assert out.config is not None
     try:
-        return replan(past_config(out.config, method="omp"), options)
+        return replan(past_config(out.config, method="kriging"), options)
     except TransplantError:
         # The donor has a tokenizer and no weights: methods that need them are reported as refused.
         return None

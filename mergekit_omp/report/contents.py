@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float
 
+from mergekit_omp.approximation import APPROXIMATIONS
+from mergekit_omp.approximation.fit import Fit, Parts
 from mergekit_omp.report.held_out import HeldOut
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """A token that another is a combination of, and its weight."""
+class Weighed:
+    """A token of whose row another row is made, and its weight."""
 
     text: str
     weight: float
@@ -25,12 +27,12 @@ class TokenFacts:
 
     id: int
     text: str
-    residual: float | None
-    """Norm of the residual over that of the donor's row; None where the method has no residuals."""
+    fit: float | None
+    """The method's figure of fit; None where it has none for the token."""
     norm: float
     """Norm of its row in the output."""
-    anchors: tuple[Anchor, ...] = ()
-    """Those of the largest weights, the largest first."""
+    parts: tuple[Weighed, ...] = ()
+    """What its row is made of: tokens of the largest weights, the largest first."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,6 @@ class Outlier:
 
 
 @dataclass(frozen=True, eq=False)
-class RowMap:
-    """Rows in the plane that the first two principal components of copied rows span."""
-
-    copied: Float64[np.ndarray, "copied 2"]
-    approximated: Float64[np.ndarray, "approximated 2"]
-    explained: float
-    """The share of the copied rows' variance that the plane shows."""
-
-
-@dataclass(frozen=True, eq=False)
 class Section:
     """One vocabulary tensor of one model."""
 
@@ -63,14 +55,25 @@ class Section:
     """What the record says of the tensor."""
     norms: dict[str, Float[np.ndarray, "some"]]
     """Norms of rows, by what became of the rows, for a histogram."""
-    residuals: Float[np.ndarray, "approximated"]
-    row_map: RowMap | None
+    fits: Float[np.ndarray, "approximated"]
+    """The method's figure of fit of each approximated row, where it has one."""
     worst: tuple[TokenFacts, ...]
+    """Of the worst fit, the worst first."""
     largest: tuple[TokenFacts, ...]
     outliers: tuple[Outlier, ...] | None
     """None where there was nothing to compare."""
     held_out: HeldOut | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def fit(self) -> Fit | None:
+        """The figure of fit of the method."""
+        return APPROXIMATIONS[self.entry["method"]].fit
+
+    @property
+    def parts(self) -> Parts | None:
+        """What the method's rows are made of."""
+        return APPROXIMATIONS[self.entry["method"]].parts
 
     @property
     def is_matrix(self) -> bool:
@@ -92,18 +95,12 @@ class Report:
 
 
 def quantiles(values: Float[np.ndarray, "values"]) -> dict[str, float] | None:
-    """Median, 95th percentile and largest of some numbers; None where there are none."""
+    """5th percentile, median, 95th percentile and largest of some numbers; None without any."""
     if not len(values):
         return None
     return {
+        "p05": float(np.quantile(values, 0.05)),
         "median": float(np.median(values)),
         "p95": float(np.quantile(values, 0.95)),
         "max": float(values.max()),
     }
-
-
-def evenly(ids: Int[np.ndarray, "ids"], count: int) -> Int[np.ndarray, "some"]:
-    """At most `count` of the ids, at even distances, so that it is always the same ones."""
-    if len(ids) <= count:
-        return ids
-    return ids[np.linspace(0, len(ids) - 1, count).astype(np.int64)]

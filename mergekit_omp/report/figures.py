@@ -16,10 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.report.contents import RowMap
 
-_SIZE = (4.6, 2.9)
-"""Inches: two plots side by side on a desk, one below the other on a phone."""
+_SIZE = (4.0, 2.9)
+"""Inches: three plots side by side on a desk, one below the other on a phone."""
 _BINS = 60
 _INK, _FIRST, _SECOND, _THIRD = "#010101", "#010102", "#010103", "#010104"
 _VARIABLES = {
@@ -107,30 +106,33 @@ def histogram(
     return _svg(name, draw)
 
 
-def scatter(name: str, rows: RowMap) -> str:
-    """Copied and approximated rows in the plane of the copied ones."""
+def scatter(
+    name: str,
+    x: Float[np.ndarray, "points"],
+    y: Float[np.ndarray, "points"],
+    labels: tuple[str, str],
+) -> str:
+    """Points, all but the 0.2% at either end of each axis; `labels` are those of the axes."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    if not len(x):
+        return ""
 
     def draw(axes: Any) -> None:
-        for points, colour, label in (
-            (rows.copied, _SECOND, "copied"),
-            (rows.approximated, _FIRST, "approximated"),
-        ):
-            axes.plot(
-                *points.T,
-                linestyle="none",
-                marker="o",
-                markersize=2.2,
-                markeredgewidth=0,
-                color=colour,
-                alpha=0.6,
-                label=label,
-            )
-        together = np.concatenate([rows.copied, rows.approximated])
-        axes.set_xlim(_bulk(together[:, 0]))
-        axes.set_ylim(_bulk(together[:, 1]))
-        axes.set_xlabel("first principal component")
-        axes.set_ylabel("second")
-        axes.legend(loc="best", markerscale=2.5)
+        axes.plot(
+            x,
+            y,
+            linestyle="none",
+            marker="o",
+            markersize=2.8,
+            markeredgewidth=0,
+            color=_FIRST,
+            alpha=0.6,
+        )
+        axes.set_xlim(_bulk(x))
+        axes.set_ylim(_bulk(y))
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
 
     return _svg(name, draw)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from mergekit_omp.approximation import (
@@ -27,7 +28,7 @@ from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.approximation.pieces import segmenter_without
 from mergekit_omp.report.look_alikes import Pairs, look_alikes
-from mergekit_omp.transplant.row_plan import ApproximatedRows, CodingRows, vocabulary_first
+from mergekit_omp.transplant.row_plan import ApproximatedRows, CodingRows
 from mergekit_omp.vocabulary import Vocabulary
 
 FEWEST = 20
@@ -69,6 +70,26 @@ class HeldOut:
     """Methods that could not be run, and why."""
     scores: Float[np.ndarray, "hidden"]
     """Scores of the merge's method, one per hidden token."""
+    fits: Float[np.ndarray, "hidden"] | None
+    """Its figure of fit of the same tokens; None where it has none."""
+    error: float
+    """Root mean square of its errors, over that of the true rows' distances from the mean row."""
+
+    @property
+    def fit_tells(self) -> float | None:
+        """How far the figure of fit orders the hidden tokens as the scores do.
+
+        Spearman's rank correlation, 1 where a better fit is always a better row; None where there
+        is no figure, or all are alike.
+        """
+        fit = APPROXIMATIONS[self.own.method].fit
+        if fit is None or self.fits is None:
+            return None
+        known = np.isfinite(self.fits)
+        fits, scores = self.fits[known], self.scores[known]
+        if len(fits) < FEWEST or np.ptp(fits) == 0 or np.ptp(scores) == 0:
+            return None
+        return float(spearmanr(fits, scores).statistic) * (-1 if fit.largest_is_worst else 1)
 
     @property
     def own(self) -> Outcome:
@@ -103,21 +124,23 @@ def held_out(
     rows = plan.anchor_rows[pairs.hidden]
     true = base[torch.from_numpy(rows)].to(working_dtype(base))
     inputs = _without(plan, pairs, model, donor, len(base), rows)
-    donor_rows = None
-    if served.donor is not None:
-        donor_rows = vocabulary_first(served.donor.execute(), served.donor_axis)
     index = torch.from_numpy(rows)
-    problem = MissingRows(part=part, base=base, inputs=inputs.inputs(frozenset(Needs), donor_rows))
+    matrices = served.donor_matrices()
+    fits = None
     kept = base[index].clone()
     base[index] = torch.nan
     try:
         mean = finite_mean(base).to(true.dtype)
         found, refused = {}, {}
         for method in methods:
+            given = inputs.inputs(frozenset(Needs), *matrices)
+            problem = MissingRows(part=part, base=base, inputs=given)
             try:
                 found[method] = method.rows(problem).to(true)
             except ValueError as error:
                 refused[method.name] = str(error)
+            if method == methods[0] and method.fit is not None:
+                fits = given.row_fit.get(method.fit.key)
     finally:
         base[index] = kept
     if methods[0] not in found:
@@ -133,6 +156,8 @@ def held_out(
         outcomes=tuple(sorted(outcomes, key=lambda outcome: -outcome.score)),
         refused=refused,
         scores=scores[methods[0]].numpy(),
+        error=_relative_error(found[methods[0]], true, mean),
+        fits=None if fits is None else fits.double().numpy(force=True),
     )
 
 
@@ -185,6 +210,14 @@ def _offset_cosines(
     lengths = offset.norm(dim=1)
     cosines = torch.cosine_similarity(offset, wanted, dim=1)
     return cosines.where(lengths > _NEGLIGIBLE * true.norm(dim=1), 0)
+
+
+def _relative_error(
+    found: Float[Tensor, "hidden dim"],
+    true: Float[Tensor, "hidden dim"],
+    mean: Float[Tensor, "dim"],
+) -> float:
+    return float(((found - true).square().sum() / (true - mean).square().sum()).sqrt())
 
 
 def _outcome(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from mergekit_omp.approximation.fit import PARTS
 from mergekit_omp.outside.display import as_markdown_code as _code
 from mergekit_omp.outside.display import in_markdown as _plain
 from mergekit_omp.outside.display import markdown_block
@@ -11,6 +12,8 @@ from mergekit_omp.report import wording
 from mergekit_omp.report.contents import Report, Section, TokenFacts, quantiles
 from mergekit_omp.report.wording import lead, number, titles, told, why_unchecked
 
+_TEXTS = {"made of", *(parts.title for parts in PARTS)}
+"""Columns that hold no numbers."""
 _MARK = "<!-- mergekit-omp report -->"
 
 
@@ -48,23 +51,27 @@ def _done(report: Report) -> list[str]:
         "## What was done",
         f"- merge method: {_code(record['merge_method'])}\n"
         f"- tokenizer of: {_plain(output['tokenizer_source'])}\n"
-        f"- output: {number(output['tokens'])} tokens, {number(output['vocab_size'])} rows",
+        f"- output: {wording.size(output)}",
     ]
-    for model in record["models"]:
-        if not model["tensors"]:
-            continue
-        rows = [
-            [
-                _code(entry["tensor"]),
-                _plain(f"{entry['method']} {entry['told']}"),
-                number(entry["counts"]["rows"]),
-                *(number(entry["counts"][key]) for key, _ in wording.COUNTS),
-                number((entry.get("relative_residual") or {}).get("mean")),
-            ]
-            for entry in model["tensors"]
+    fits = wording.fits_of(report.sections)
+    rows = [
+        [
+            _plain(model["model"]),
+            _code(entry["tensor"]),
+            _plain(f"{entry['method']} {entry['told']}"),
+            number(entry["counts"]["rows"]),
+            *(number(entry["counts"][key]) for key, _ in wording.COUNTS),
+            *(number((entry.get(fit.key) or {}).get("mean")) for fit in fits),
         ]
-        head = ["tensor", "method", "rows", *(word for _, word in wording.COUNTS), "mean residual"]
-        blocks += [f"### {_plain(model['model'])}", _table(head, rows, left=2)]
+        for model in record["models"]
+        for entry in model["tensors"]
+    ]
+    if rows:
+        counts = [word for _, word in wording.COUNTS]
+        means = [f"mean {fit.title}" for fit in fits]
+        head = ["model", "tensor", "method", "rows", *counts, *means]
+        blocks += [_table(head, rows, left=3)]
+    blocks += [f"{fit.title}: {fit.meaning}" for fit in fits]
     for heading, lines in (
         ("Warnings of the merge", record["warnings"]),
         ("Not in this report", report.notes),
@@ -96,8 +103,9 @@ def _checks(report: Report, headed: Sequence[tuple[str, Section]]) -> list[str]:
         ]
         blocks += [
             f"### {title}",
-            f"{number(check.hidden)} tokens hidden, {number(check.anchors)} anchors left.",
+            f"{wording.hidden(check)}.",
             _table(["method", "score", "cosine", "norm ratio", "squared error"], rows),
+            *filter(None, [wording.fit_and_score(check)]),
             *(f"{name}: {_plain(reason)}." for name, reason in check.refused.items()),
         ]
     return blocks
@@ -115,12 +123,12 @@ def _outliers(headed: Sequence[tuple[str, Section]]) -> list[str]:
                 str(outlier.token.id),
                 number(outlier.out_times, 1),
                 wording.percent(outlier.donor_share),
-                _anchors(outlier.token),
+                _parts(outlier.token),
             ]
             for outlier in section.outliers or ()
         ]
         if rows:
-            head = ["token", "id", "times the limit", "donor's rows nearer to the mean", "anchors"]
+            head = ["token", "id", "times the limit", "donor's rows nearer to the mean", "made of"]
             blocks += [f"### {title}", _table(head, rows)]
     if not any(section.outliers for _, section in searched):
         blocks.append(f"None found. {wording.NO_OUTLIERS}")
@@ -128,41 +136,55 @@ def _outliers(headed: Sequence[tuple[str, Section]]) -> list[str]:
 
 
 def _section(section: Section) -> list[str]:
-    groups = {**section.norms, "relative residual": section.residuals}
+    fit, parts = section.fit, section.parts
+    groups = {f"norm, {group}": values for group, values in section.norms.items()}
+    if fit is not None:
+        groups[fit.title] = section.fits
     rows = []
-    for group, values in groups.items():
+    for label, values in groups.items():
         figures = quantiles(values)
         if figures is not None:
-            label = group if group == "relative residual" else f"norm, {group}"
             rows.append([label, number(len(values)), *(number(v) for v in figures.values())])
     blocks = [
         f"{_code(section.entry['tensor'])}, approximated by {section.entry['method']}.",
         *section.notes,
-        _table(["", "rows", "median", "95%", "largest"], rows),
+        *filter(None, [wording.no_fit(section.entry)]),
+        _table(["", "rows", "5%", "median", "95%", "largest"], rows),
+        wording.NORMS if section.is_matrix else wording.NORMS_OF_BIAS,
+        *([parts.meaning] if parts is not None and section.worst else []),
     ]
     for heading, tokens in (
-        ("Worst fit to the donor", section.worst),
+        (wording.worst_of(fit) if fit is not None else "", section.worst),
         ("Largest norms", section.largest),
     ):
         if tokens:
             lines = [
-                [_code(t.text), str(t.id), number(t.residual), number(t.norm), _anchors(t)]
+                [
+                    _code(t.text),
+                    str(t.id),
+                    *([number(t.fit)] if fit is not None else []),
+                    number(t.norm),
+                    *([_parts(t)] if parts is not None else []),
+                ]
                 for t in tokens
             ]
-            head = ["token", "id", "residual", "norm", "heaviest anchors"]
+            head = [
+                *("token", "id"),
+                *([fit.title] if fit is not None else []),
+                "norm",
+                *([parts.title] if parts is not None else []),
+            ]
             blocks += [f"### {heading}", _table(head, lines)]
     return blocks
 
 
-def _anchors(token: TokenFacts) -> str:
-    told = [f"{_code(a.text)} {wording.weight(a.weight)}" for a in token.anchors]
+def _parts(token: TokenFacts) -> str:
+    told = [f"{_code(part.text)} {wording.weight(part.weight)}" for part in token.parts]
     return ", ".join(told) or "–"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
     """A pipe table: the first `left` columns to the left, words and numbers after it."""
-    marks = [
-        "---" if i < left or name.endswith("anchors") else "---:" for i, name in enumerate(head)
-    ]
+    marks = ["---" if i < left or name in _TEXTS else "---:" for i, name in enumerate(head)]
     lines = [head, marks, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -81,9 +81,11 @@ def page(report: Report) -> str:
         "lead": wording.lead(report),
         "views": [_with_bars(view) for view in views],
         "checked": checked,
+        "models": [model for model in record["models"] if model["tensors"]],
         "why_unchecked": wording.why_unchecked(report),
         "several": len({section.model for section in report.sections}) > 1,
         "counts": shown_counts,
+        "fits": wording.fits_of(report.sections),
         "searched": bool(searched),
         "found": any(section.outliers for section in searched),
     }
@@ -100,21 +102,24 @@ def _fields(report: Report) -> dict[str, Any]:
 
 
 def _plots(name: str, section: Section) -> tuple[_Plot, ...]:
-    word = "rows" if section.is_matrix else "values"
     plots = []
-    if len(section.residuals):
-        svg = histogram(f"{name}-fit", {"approximated": section.residuals}, "relative residual")
-        plots.append((svg, wording.RESIDUAL))
-    svg = histogram(f"{name}-norms", section.norms, "norm of the row")
-    plots.append((svg, f"Norms of {word}; a good approximation has those of the model's own."))
-    if section.row_map is not None:
-        share = wording.percent(section.row_map.explained)
-        plots.append(
-            (scatter(f"{name}-map", section.row_map), f"{wording.MAP} ({share} of their variance).")
-        )
-    if section.held_out is not None:
-        svg = histogram(f"{name}-check", {"hidden": section.held_out.scores}, "held-out score")
-        plots.append((svg, "Score of each hidden token: 1 is the true row, 0 says nothing."))
+    fit, check = section.fit, section.held_out
+    if fit is not None and len(section.fits):
+        groups = {"approximated": section.fits}
+        svg = histogram(f"{name}-fit", groups, fit.title, fit.limits)
+        plots.append((svg, fit.meaning))
+    caption = wording.NORMS if section.is_matrix else wording.NORMS_OF_BIAS
+    label = "norm of the row" if section.is_matrix else "absolute value"
+    plots.append((histogram(f"{name}-norms", section.norms, label), caption))
+    if check is not None:
+        told = wording.fit_and_score(check)
+        if told is not None and fit is not None and check.fits is not None:
+            labels = fit.title, "held-out score"
+            plots.append((scatter(f"{name}-check", check.fits, check.scores, labels), told))
+        else:
+            groups = {"hidden": check.scores}
+            svg = histogram(f"{name}-check", groups, "held-out score")
+            plots.append((svg, wording.SCORES))
     return tuple(_Plot(markupsafe.Markup(svg), caption) for svg, caption in plots)
 
 
@@ -122,11 +127,11 @@ def _with_bars(view: _View) -> dict[str, Any]:
     """The view for the template: outcomes with their parameters in words and the width of their
     bar."""
     section = {name: getattr(view.section, name) for name in view.section.__dataclass_fields__}
+    section |= {"fit": view.section.fit, "parts": view.section.parts}
     check = view.section.held_out
     if check is not None:
         section["held_out"] = {
-            "hidden": check.hidden,
-            "anchors": check.anchors,
+            "size": wording.hidden(check),
             "refused": check.refused,
             "outcomes": [
                 {

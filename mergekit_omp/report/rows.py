@@ -1,4 +1,4 @@
-"""Measures of rows: their norms, a map of them in the plane, and the outliers among them.
+"""Measures of rows: their norms, and the outliers among them.
 
 Outliers are rows that are ordinary in the donor and large in the output. A donor can be made so
 that one of its tokens does nothing there and much in the model that takes over its tokenizer: its
@@ -16,11 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from mergekit_omp.report.contents import RowMap, evenly
-
 _BLOCK = 8192
-_SAMPLE = 700
-"""Rows of each kind in the map: as many as can be told apart, and their Gram matrix is small."""
 _LARGE_QUANTILE, _LARGE_TIMES = 0.999, 1.5
 _INERT_QUANTILE = 0.9
 _TINY = np.finfo(np.float64).tiny
@@ -40,49 +36,6 @@ def row_norms(
             rows -= middle
         found[start : start + len(rows)] = rows.norm(dim=1).numpy()
     return found
-
-
-def row_map(
-    matrix: Float[Tensor, "rows dim"],
-    copied: Int[np.ndarray, "copied"],
-    approximated: Int[np.ndarray, "approximated"],
-) -> RowMap | None:
-    """A sample of rows in the plane of the first two principal components of the copied ones.
-
-    None where too few rows were copied or they are all alike.
-    """
-    of_copied = _rows(matrix, evenly(copied, _SAMPLE))
-    of_new = _rows(matrix, evenly(approximated, _SAMPLE))
-    if len(of_copied) < 3:
-        return None
-    middle = of_copied.mean(0)
-    offsets = of_copied - middle
-    # Of the sample's Gram matrix, which is smaller than the covariance of wide rows.
-    values, vectors = torch.linalg.eigh(offsets @ offsets.T)
-    total = float(values.clamp_min(0).sum())
-    if not total > 0 or values[-2] <= 1e-12 * values[-1]:
-        return None
-    lengths = values[[-1, -2]].sqrt()
-    axes = offsets.T @ (vectors[:, [-1, -2]] / lengths)
-    # An eigenvector's sign is arbitrary: its largest entry is positive here.
-    axes *= axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    return RowMap(
-        copied=_flat(offsets @ axes),
-        approximated=_flat((of_new - middle) @ axes),
-        explained=float(values[[-1, -2]].sum()) / total,
-    )
-
-
-def _rows(
-    matrix: Float[Tensor, "rows dim"], ids: Int[np.ndarray, "some"]
-) -> Float64[Tensor, "finite dim"]:
-    rows = matrix[torch.from_numpy(ids)].double()
-    return rows[rows.isfinite().all(1)]
-
-
-def _flat(points: Float64[Tensor, "some 2"]) -> Float64[np.ndarray, "some 2"]:
-    flat: np.ndarray = points.numpy()
-    return flat
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from mergekit_omp.approximation import APPROXIMATIONS
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.plugin.rehearsal import PlannedRows, Replanned
 from mergekit_omp.record.row_facts import Origin, RowFacts
 from mergekit_omp.report.contents import Outlier, Section
 from mergekit_omp.report.held_out import HeldOut, all_methods, held_out
-from mergekit_omp.report.rows import Distances, row_map, row_norms
+from mergekit_omp.report.rows import Distances, row_norms
 from mergekit_omp.report.tokens import WORST, Tokens, ids_of
 from mergekit_omp.transplant.row_plan import ApproximatedRows, vocabulary_first
 from mergekit_omp.vocabulary import Vocabulary
@@ -64,30 +65,41 @@ def section(
         shown_norms = {"all rows of the output": norms}
     if entry["part"] == "head_bias":
         return Section(
-            model, entry, shown_norms, np.empty(0), None, (), (), None, None, tuple(notes)
+            model,
+            entry,
+            norms=shown_norms,
+            fits=_fits(facts),
+            worst=(),
+            largest=(),
+            outliers=None,
+            held_out=None,
+            notes=tuple(notes),
         )
     tokens = Tokens(output, norms, facts, rows)
     outliers = None if base is None or rows is None else _outliers(tokens, rows, matrix, base)
-    worst, largest = tokens.worst(), tokens.largest()
-    anchors = tokens.anchors([*worst, *largest, *(i for i, *_ in outliers or ())])
+    worst, largest = tokens.worst(APPROXIMATIONS[entry["method"]].fit), tokens.largest()
+    parts = tokens.parts([*worst, *largest, *(i for i, *_ in outliers or ())], base)
     check = None
     if base is not None and wanted.hidden:
         check = _check(model, entry, base, planned, compared, wanted)
-    residuals = facts.relative_residual if facts is not None else np.empty(0)
     return Section(
         model=model,
         entry=entry,
         norms=shown_norms,
-        residuals=residuals[np.isfinite(residuals)],
-        row_map=row_map(matrix, copied, new),
-        worst=tuple(tokens.facts(i, anchors) for i in worst),
-        largest=tuple(tokens.facts(i, anchors) for i in largest),
+        fits=_fits(facts),
+        worst=tuple(tokens.facts(i, parts) for i in worst),
+        largest=tuple(tokens.facts(i, parts) for i in largest),
         outliers=None
         if outliers is None
-        else tuple(Outlier(tokens.facts(i, anchors), t, s) for i, t, s in outliers),
+        else tuple(Outlier(tokens.facts(i, parts), t, s) for i, t, s in outliers),
         held_out=check,
         notes=tuple(notes),
     )
+
+
+def _fits(facts: RowFacts | None) -> Float[np.ndarray, "approximated"]:
+    known: np.ndarray = facts.fit[np.isfinite(facts.fit)] if facts is not None else np.empty(0)
+    return known
 
 
 def _facts_of(rows: PlannedRows | None) -> RowFacts | None:

@@ -1,4 +1,4 @@
-"""Single approximated tokens: which of them a report shows, their text, and their anchors."""
+"""Single approximated tokens: which of them a report shows, their text, and what they are made of."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mergekit_omp.approximation import AnchorCoding, Needs, Texts
+from mergekit_omp.approximation import MissingRows, Texts
+from mergekit_omp.approximation.fit import Fit
 from mergekit_omp.outside.display import escaped
 from mergekit_omp.plugin.rehearsal import PlannedRows
 from mergekit_omp.record.row_facts import Origin, RowFacts
-from mergekit_omp.report.contents import Anchor, TokenFacts
-from mergekit_omp.transplant.row_plan import ApproximatedRows, vocabulary_first
+from mergekit_omp.report.contents import TokenFacts, Weighed
+from mergekit_omp.transplant.row_plan import ApproximatedRows
 from mergekit_omp.vocabulary import Vocabulary
 
 WORST = 15
 """Tokens in each table."""
 SHOWN = 4
-"""Anchors to a token: those of the largest weights, whatever their signs."""
+"""Parts to a token: those of the largest weights, whatever their signs."""
 _SIGNS = {"\n": "\\n", "\t": "\\t", "\r": "\\r", " ": "␣", "\\": "\\\\"}
 _LONGEST = 40
 """Characters of a token that are shown, at most."""
@@ -43,37 +44,39 @@ class Tokens:
         self._rows = rows
         self._new = ids_of(facts, Origin.APPROXIMATED)
 
-    def worst(self) -> list[int]:
-        """Ids of the tokens with the largest relative residuals, the largest first."""
-        if self._facts is None:
+    def worst(self, fit: Fit | None) -> list[int]:
+        """Ids of the tokens of the worst fit, the worst first."""
+        if self._facts is None or fit is None:
             return []
-        residuals = self._facts.relative_residual[self._new]
-        coded = self._new[np.isfinite(residuals)]
-        return _top(coded, self._facts.relative_residual[coded])
+        known = self._new[np.isfinite(self._facts.fit[self._new])]
+        return _top(known, self._facts.fit[known] * (1 if fit.largest_is_worst else -1))
 
     def largest(self) -> list[int]:
         """Ids of the tokens with the largest norms, the largest first."""
         return _top(self._new, self._norms[self._new])
 
-    def facts(self, i: int, anchors: dict[int, tuple[Anchor, ...]]) -> TokenFacts:
-        residual = self._facts.relative_residual[i] if self._facts is not None else np.nan
+    def facts(self, i: int, parts: dict[int, tuple[Weighed, ...]]) -> TokenFacts:
+        fit = self._facts.fit[i] if self._facts is not None else np.nan
         return TokenFacts(
             id=i,
             text=self._text(i),
-            residual=float(residual) if np.isfinite(residual) else None,
+            fit=float(fit) if np.isfinite(fit) else None,
             norm=float(self._norms[i]),
-            anchors=anchors.get(i, ()),
+            parts=parts.get(i, ()),
         )
 
-    def anchors(self, ids: Sequence[int]) -> dict[int, tuple[Anchor, ...]]:
-        """The heaviest anchors of the tokens `ids`, by id."""
-        found: dict[int, tuple[Anchor, ...]] = {}
-        for served in self._rows.plan.approximated if self._rows is not None else ():
-            chosen = np.unique(np.array(ids, dtype=np.int64))
+    def parts(
+        self, ids: Sequence[int], base: Float[Tensor, "base_rows dim"] | None
+    ) -> dict[int, tuple[Weighed, ...]]:
+        """What the rows of the tokens `ids` are made of, by id; `base` is the model's matrix."""
+        found: dict[int, tuple[Weighed, ...]] = {}
+        if self._rows is None or base is None:
+            return found
+        chosen = np.unique(np.array(ids, dtype=np.int64))
+        for served in self._rows.plan.approximated:
             places = np.flatnonzero(np.isin(served.rows, chosen))
-            assert self._rows is not None
-            coded = anchors_of(served, places, self._rows.vocabulary)
-            found |= dict(zip(served.rows[places].tolist(), coded, strict=True))
+            told = parts_of(served, places, self._rows.vocabulary, base)
+            found |= dict(zip(served.rows[places].tolist(), told, strict=True))
         return found
 
     def _text(self, i: int) -> str:
@@ -95,30 +98,31 @@ def ids_of(facts: RowFacts | None, kind: Origin) -> Int[np.ndarray, "some"]:
     return np.flatnonzero(facts.origin == kind) if facts is not None else np.empty(0, np.int64)
 
 
-def anchors_of(
+def parts_of(
     served: ApproximatedRows,
     places: Int[np.ndarray, "tokens"],
     model: Vocabulary,
-) -> list[tuple[Anchor, ...]]:
-    """The heaviest anchors of the missing tokens at `places` of `served`.
+    base: Float[Tensor, "base_rows dim"],
+) -> list[tuple[Weighed, ...]]:
+    """What the rows of the missing tokens at `places` of `served` are made of, the heaviest first.
 
-    Empty for methods that do not code in anchors. Raises ValueError as the method does.
+    Empty for methods that do not tell. Raises ValueError as the method does.
     """
     method = served.approximation
-    if not isinstance(method, AnchorCoding) or not len(places):
+    if method.parts is None or not len(places):
         return [() for _ in places]
-    donor = None
-    if served.donor is not None and Needs.DONOR_ROWS in method.needs:
-        donor = vocabulary_first(served.donor.execute(), served.donor_axis)
-    plan = replace(
+    coding = replace(
         served.coding,
         targets=served.coding.targets[places],
         texts=_texts(served.coding.texts, places),
         progress=False,
     )
-    code = method.encode(plan.inputs(method.needs, donor))
+    inputs = coding.inputs(method.needs, *served.donor_matrices())
+    code = method.made_of(MissingRows(part=served.part, base=base, inputs=inputs))
+    if code is None:
+        return [() for _ in places]
     return [
-        tuple(Anchor(_named(model, row), weight) for row, weight in _heaviest(*code.weights(i)))
+        tuple(Weighed(_named(model, row), weight) for row, weight in _heaviest(*code.weights(i)))
         for i in range(len(places))
     ]
 

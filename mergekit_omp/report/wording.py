@@ -6,9 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mergekit_omp.approximation import APPROXIMATIONS
+from mergekit_omp.approximation.fit import PREDICTED_ERROR, Fit
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.record.sentences import origin_of
 from mergekit_omp.report.contents import Report, Section
+from mergekit_omp.report.held_out import HeldOut
 
 PARTS = {"input": "Input embedding", "head": "Output head", "head_bias": "Bias of the head"}
 
@@ -37,10 +42,66 @@ OUTLIERS = (
     "output."
 )
 NO_OUTLIERS = "No approximated row is large here and ordinary in the donor."
-RESIDUAL = (
-    "What is left of the donor's row after the fit, over its norm: 0 is a perfect fit, 1 none."
+NORMS = (
+    "Norms of rows. They need not agree: what is predicted is shorter than what it predicts, and "
+    "rows of the norms of the model's own lose no less."
 )
-MAP = "A sample of rows in the plane that shows most of the copied rows' differences"
+NORMS_OF_BIAS = "Values of the bias."
+SCORES = "Score of each hidden token: 1 is the true row, 0 says nothing."
+
+
+def fit_and_score(check: HeldOut) -> str | None:
+    """Whether the figure of fit tells good rows from bad ones, as the hidden tokens show it."""
+    fit, tells = APPROXIMATIONS[check.own.method].fit, check.fit_tells
+    if fit is None or tells is None:
+        return None
+    sentences = [
+        f"Each point is a hidden token. The rank correlation of {fit.title} and score is "
+        f"{number(tells, 2)}: 1 if a better figure were always a better row, 0 if it said nothing."
+    ]
+    if fit is PREDICTED_ERROR and check.fits is not None:
+        expected = float(np.sqrt(np.square(check.fits).mean()))
+        sentences.append(
+            f"An error of {number(expected, 2)} was predicted (root mean square), and one of "
+            f"{number(check.error, 2)} was found."
+        )
+    return " ".join(sentences)
+
+
+def size(output: dict[str, Any]) -> str:
+    """The output's tokens and rows."""
+    return ", ".join(
+        counted(output[key], noun, separate=True)
+        for key, noun in (("tokens", "token"), ("vocab_size", "row"))
+    )
+
+
+def hidden(check: HeldOut) -> str:
+    """How many tokens were hidden, and how many were left to approximate from."""
+    return (
+        f"{counted(check.hidden, 'token', separate=True)} hidden, "
+        f"{counted(check.anchors, 'anchor', separate=True)} left"
+    )
+
+
+def worst_of(fit: Fit) -> str:
+    """The heading of a table of the worst rows."""
+    return f"{'Highest' if fit.largest_is_worst else 'Lowest'} {fit.title}"
+
+
+def fits_of(sections: Sequence[Section]) -> list[Fit]:
+    """The figures of fit of a report's methods, each once."""
+    return list({fit.key: fit for section in sections if (fit := section.fit)}.values())
+
+
+def no_fit(entry: dict[str, Any]) -> str | None:
+    """Why a method has no figure of fit, where it has none."""
+    if APPROXIMATIONS[entry["method"]].fit is not None or not entry["counts"]["approximated"]:
+        return None
+    return (
+        f"{entry['method']} does not look at single tokens: there is no fit to show, and no row is "
+        "better known than another."
+    )
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
@@ -90,9 +151,8 @@ def lead(report: Report) -> str:
     donors = ", ".join(dict.fromkeys(donor["model"] for donor in entry["donors"])) or "no donor"
     origin = origin_of([entry]) if "hypernetwork" in entry else f" from {donors}"
     sentences = [
-        f"{number(counts['copied'])} of {number(counts['rows'])} rows were copied "
-        f"from {report.sections[0].model}; {number(counts['approximated'])} were "
-        f"approximated by {entry['method']}{origin}."
+        f"Of {counted(counts['rows'], 'row', separate=True)} {number(counts['copied'])} came from "
+        f"{report.sections[0].model}; {number(counts['approximated'])} came about by {entry['method']}{origin}."
     ]
     scores = [
         f"{section.held_out.own.score:.2f} in the {_short(title)}"
@@ -103,7 +163,11 @@ def lead(report: Report) -> str:
         sentences.append(f"On hidden tokens it scores {' and '.join(scores)} (1 is the true row).")
     found = sum(len(section.outliers or ()) for section in report.sections)
     if found:
-        sentences.append(f"{found} outlier row(s) deserve a look.")
+        sentences.append(
+            f"{found} outlier rows deserve a look."
+            if found > 1
+            else "One outlier row deserves a look."
+        )
     return " ".join(sentences)
 
 

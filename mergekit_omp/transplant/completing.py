@@ -12,6 +12,7 @@ from mergekit.common import ModelReference
 from mergekit.graph import Task
 from torch import Tensor
 
+from mergekit_omp.approximation.fit import FITS, Fit
 from mergekit_omp.pursuit import Code
 from mergekit_omp.record.id_ranges import written
 from mergekit_omp.record.row_facts import RowFacts
@@ -67,29 +68,25 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
                     "approximated": _summary(_norms(matrix, approximated)),
                 }
             }
-            relative, support = [], []
+            fitted, support = defaultdict(list), []
             facts = RowFacts.of(
                 plan.rows, plan.copied_to, filled, plan.without_donor_row, plan.overrides
             )
             for j, served in enumerate(plan.approximated):
                 code = codes.get(str(InputKey("code", i, j)))
-                if code is None:
-                    continue
-                support.append(Code.from_tensors(code).support_sizes().double())
-                if "target_norms" in code:
-                    norms = code["target_norms"].double()
-                    relative.append(
-                        code["residual_norms"].double()
-                        / norms.clamp(min=torch.finfo(torch.float64).tiny)
-                    )
-                    facts.relative_residual[served.rows] = relative[-1].numpy(force=True)
+                if code is not None:
+                    support.append(Code.from_tensors(code).support_sizes().double())
+                for key, figures in served.row_fit.items():
+                    fitted[key].append(figures.double())
+                    facts.fit[served.rows] = figures.numpy()
             if plan.approximated:
                 # Of the donor that serves most rows, where there are several.
                 most = max(plan.approximated, key=lambda served: len(served.rows))
                 statistics["in_force"] = most.in_force
             statistics[_FACTS] = facts
-            if relative:
-                statistics["relative_residual"] = _summary(torch.cat(relative))
+            for key, parts in fitted.items():
+                together = torch.cat(parts)
+                statistics[key] = _summary(together[~together.isnan()], FITS[key])
             if support:
                 statistics["support_size"] = _summary(torch.cat(support))
             found.append(statistics)
@@ -104,17 +101,19 @@ def _norms(matrix: Tensor, rows: np.ndarray) -> Tensor:
     )
 
 
-def _summary(values: Tensor) -> dict[str, float] | None:
-    """Mean, median, 95th percentile and largest, to six significant digits."""
+def _summary(values: Tensor, fit: Fit | None = None) -> dict[str, float] | None:
+    """Mean, median, 95th percentile and largest, to six significant digits.
+
+    Of a figure of fit of which the smallest is the worst: the 5th percentile and the smallest.
+    """
     if not len(values):
         return None
     ordered = values.cpu().numpy()
-    figures = {
-        "mean": ordered.mean(),
-        "median": np.median(ordered),
-        "p95": np.quantile(ordered, 0.95),
-        "max": ordered.max(),
-    }
+    figures = {"mean": ordered.mean(), "median": np.median(ordered)}
+    if fit is None or fit.largest_is_worst:
+        figures |= {"p95": np.quantile(ordered, 0.95), "max": ordered.max()}
+    else:
+        figures |= {"p05": np.quantile(ordered, 0.05), "min": ordered.min()}
     return {name: float(f"{value:.6g}") for name, value in figures.items()}
 
 

@@ -17,6 +17,7 @@ from mergekit_omp.models.readings import readings
 from mergekit_omp.models.tensors import StoredRows, VocabularyTensor, read_rows, says_tied
 from mergekit_omp.models.tokenizers import Vocabularies
 from mergekit_omp.models.union import claim_gained
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.vocabulary import Alignment, Kind, Vocabulary, align
 
 LOG = logging.getLogger(__name__)
@@ -141,6 +142,6 @@ class MergeInputs:
         if past > 0:
             self.warnings.add(
                 f"The tokenizer of {tensor.model} has ids up to {rows.count + past - 1}, but its "
-                f"{tensor.weight.name} only {rows.count} rows: {past} id(s) have none."
+                f"{tensor.weight.name} only {rows.count} rows: {counted(past, 'id')} without one."
             )
         return rows

@@ -88,7 +88,7 @@ class TransplantMethod(MergeMethod):
             raise ParameterCollisionError(
                 f"merge method {name!r} cannot be registered: the approximation "
                 f"{approximation.name!r} and the merge method {inner.spec.name!r} both have "
-                f"parameter(s) named {', '.join(sorted(taken))}"
+                f"a parameter named {' and one named '.join(sorted(taken))}"
             )
         self.approximation = approximation
         self.inner = inner

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from mergekit.common import ModelReference
 
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.outside.files import read_json
 from mergekit_omp.transplant.staging import is_interrupted
 
@@ -48,7 +49,7 @@ def check_out_path(out_path: str, inputs: Iterable[ModelReference]) -> None:
         )
     if not weights and "config.json" not in held:
         return
-    found = f"a {_architecture(out_path)} with {len(weights)} weight file(s)"
+    found = f"a {_architecture(out_path)} with {counted(len(weights), 'weight file')}"
     if is_interrupted(out_path):
         LOG.warning("%s holds what is left of a merge that did not end.", out_path)
         return

@@ -28,6 +28,7 @@ from mergekit_omp.models.tensors import (
     architecture_of,
     vocabulary_tensors,
 )
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.transplant.inputs import MergeInputs
 from mergekit_omp.transplant.log import MergeLog
 from mergekit_omp.transplant.row_plan import HOLDS_PLANS, vocabulary_first
@@ -70,7 +71,8 @@ class PredictMissing(Task[dict[str, Tensor]]):
         if head is not None:
             matrices[Part.HEAD] = vocabulary_first(head, self.head_axis)
         with self.log.scope(running=True), _one_sentence(Zett.name):
-            return self.hypernetwork.predict(self.segments, matrices, progress=self.progress)
+            predicted = self.hypernetwork.predict(self.segments, matrices, progress=self.progress)
+        return {**predicted, "counts": self.segments.counts}
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,15 +211,15 @@ class Predictions:
             )
         if segments.truncated:
             warnings.add(
-                f"{len(segments.truncated)} token(s) ({self._named(rows, segments.truncated)}) have "
-                f"more than the {opened.config.longest} pieces that the hypernetwork {source} "
-                "reads: their ends do not count."
+                f"The hypernetwork {source} reads {opened.config.longest} pieces of a token at most: the "
+                f"end of {counted(len(segments.truncated), 'token')} "
+                f"({self._named(rows, segments.truncated)}) does not count."
             )
         if segments.unspellable:
             warnings.add(
-                f"{len(segments.unspellable)} token(s) ({self._named(rows, segments.unspellable)}) "
-                f"cannot be spelled in pieces that the hypernetwork {source} has rows for: they "
-                "get the mean of the model's rows."
+                f"{counted(len(segments.unspellable), 'token')} "
+                f"({self._named(rows, segments.unspellable)}) cannot be spelled in pieces that the "
+                f"hypernetwork {source} has rows for: what they get is the mean of the model's rows."
             )
 
     def _strings(self, rows: np.ndarray, places: Sequence[int]) -> list[str]:

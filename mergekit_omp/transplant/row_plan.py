@@ -90,6 +90,16 @@ class ApproximatedRows:
     """Predicts the rows of all of the model's vocabulary tensors; for hypernetworks alone."""
     in_force: dict[str, Any] = field(default_factory=dict)
     """Parameters that the method chose or reduced, by name; filled in when it has run."""
+    row_fit: dict[str, Tensor] = field(default_factory=dict)
+    """The figure of fit of each of `rows`, by its key; filled in when the method has run."""
+
+    def donor_matrices(self) -> tuple[Tensor | None, Tensor | None]:
+        """The donor's matrix and its other one, freshly read, where the method reads them."""
+        tasks = (self.donor, self.donor_axis), (self.other_matrix, self.other_axis)
+        first, other = (
+            None if task is None else vocabulary_first(task.execute(), axis) for task, axis in tasks
+        )
+        return first, other
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +151,7 @@ class EncodeMissing(Task[dict[str, Any]]):
             raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error
         # A plain dict: mergekit's executor moves tensors between devices in no other object.
         result = code.to_tensors()
-        if inputs.targets is not None:
-            result["target_norms"] = inputs.targets.float().norm(dim=1)
-        result["in_force"] = inputs.in_force
+        result["in_force"], result["row_fit"] = inputs.in_force, inputs.row_fit
         return result
 
 

@@ -14,6 +14,7 @@ from mergekit_omp.approximation.base import AnchorCoding, Approximation, Needs, 
 from mergekit_omp.approximation.zett import Zett
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.tensors import VocabularyTensor
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.transplant.config import TokenizerSource
 from mergekit_omp.transplant.inputs import MergeInputs
 from mergekit_omp.transplant.log import MergeLog
@@ -194,7 +195,7 @@ class RowPlanner:
         if alignment.counts.out_of_range:
             self.inputs.warnings.add(
                 f"The tokenizer of {models[0]} has ids past the {rows} rows of its matrix: "
-                f"{alignment.counts.out_of_range} shared token(s) cannot be copied and are "
+                f"{counted(alignment.counts.out_of_range, 'shared token')} cannot be copied, but "
                 "approximated."
             )
         return alignment
@@ -369,7 +370,7 @@ class RowPlanner:
             return
         tokens = ", ".join(repr(self.output.strings[i]) for i in without_donor_row[:3])
         self.inputs.warnings.add(
-            f"{len(without_donor_row)} token(s) that {', '.join(map(str, models))} lack(s) have no usable "
-            f"row in a donor ({tokens}{', ...' if len(without_donor_row) > 3 else ''}): they get the mean "
-            "of the model's rows."
+            f"No donor has a usable row for {counted(len(without_donor_row), 'token')} "
+            f"({tokens}{', ...' if len(without_donor_row) > 3 else ''}) without a row in "
+            f"{', '.join(map(str, models))}: the mean of the model's rows is taken."
         )

@@ -20,6 +20,7 @@ from mergekit_omp.approximation.base import (
     MissingRows,
 )
 from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.fit import PIECES
 from mergekit_omp.approximation.moments import finite_mean
 from mergekit_omp.approximation.zett import Zett
 from mergekit_omp.pursuit import Code
@@ -177,11 +178,12 @@ def _approximated(
 ) -> Tensor:
     if predicted is not None:
         assert isinstance(served.approximation, Zett)
+        _keep(served, {}, {PIECES.key: predicted["counts"]})
         return served.approximation.decode(predicted, base, len(served.rows), served.part)
     if code is not None:
         assert isinstance(served.approximation, AnchorCoding)
         anchor_rows = torch.from_numpy(served.coding.anchor_rows)
-        served.in_force.update(code["in_force"])
+        _keep(served, code["in_force"], code["row_fit"])
         return served.approximation.decode(Code.from_tensors(code), base, anchor_rows, served.part)
     if donor is not None:
         donor = vocabulary_first(donor, served.donor_axis)
@@ -189,5 +191,11 @@ def _approximated(
         other_matrix = vocabulary_first(other_matrix, served.other_axis)
     inputs = served.coding.inputs(served.approximation.needs, donor, other_matrix)
     rows = served.approximation.rows(MissingRows(part=served.part, base=base, inputs=inputs))
-    served.in_force.update(inputs.in_force)
+    _keep(served, inputs.in_force, inputs.row_fit)
     return rows
+
+
+def _keep(served: ApproximatedRows, in_force: dict[str, Any], row_fit: dict[str, Tensor]) -> None:
+    """Keep what the method told of its run, which the record asks for."""
+    served.in_force.update(in_force)
+    served.row_fit.update({key: figures.cpu() for key, figures in row_fit.items()})

@@ -77,7 +77,8 @@ def world(
 
 def with_inputs(problem: MissingRows, **changes: object) -> MissingRows:
     """The problem with fields of its space replaced."""
-    return dataclasses.replace(problem, inputs=dataclasses.replace(problem.inputs, **changes))
+    fresh = {"in_force": {}, "row_fit": {}, **changes}
+    return dataclasses.replace(problem, inputs=dataclasses.replace(problem.inputs, **fresh))
 
 
 def without_donor(problem: MissingRows) -> MissingRows:

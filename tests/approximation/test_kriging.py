@@ -80,19 +80,24 @@ def test_interpolation_is_a_gaussian_process_of_unknown_mean(length: float, nois
     points = units(random_base(9, 6, seed=1, dtype=DOUBLE))
     targets = units(random_base(4, 6, seed=2, dtype=DOUBLE))
     values = 3 + random_base(9, 2, seed=3, dtype=DOUBLE)
-    weights = ordinary_kriging(targets @ points.T, points.expand(4, -1, -1), length, noise)
+    weights, variances = ordinary_kriging(
+        targets @ points.T, points.expand(4, -1, -1), length, noise
+    )
     # A constant of huge variance is a mean that is not known.
     kernel = ConstantKernel(1e7, "fixed") + RBF(length, "fixed")
     oracle = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
     oracle.fit(points.numpy(), values.numpy())
     torch.testing.assert_close(weights.sum(1), torch.ones(4, dtype=DOUBLE))
-    expected = oracle.predict(targets.numpy())
+    expected, deviations = oracle.predict(targets.numpy(), return_std=True)
     np.testing.assert_allclose((weights @ values).numpy(), expected, rtol=1e-5, atol=1e-5)
+    # The oracle's is of the field alone, and for each of the two values.
+    of_a_token = (deviations[:, 0] ** 2 + noise) / (1 + noise)
+    np.testing.assert_allclose(variances.numpy(), of_a_token, rtol=1e-5, atol=1e-5)
 
 
 def test_without_noise_a_neighbour_in_the_same_place_has_all_the_weight() -> None:
     points = units(random_base(7, 5, seed=4, dtype=DOUBLE))
-    weights = ordinary_kriging(points @ points.T, points.expand(7, -1, -1), 0.7, 1e-9)
+    weights, _ = ordinary_kriging(points @ points.T, points.expand(7, -1, -1), 0.7, 1e-9)
     torch.testing.assert_close(weights, torch.eye(7, dtype=DOUBLE), atol=1e-5, rtol=0)
 
 

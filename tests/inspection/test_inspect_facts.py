@@ -15,12 +15,13 @@ from mergekit.scripts.run_yaml import main
 from merges import merge_here, record, swap, write_config
 from small_models import matrices, save_model
 
+from mergekit_omp.approximation.fit import FITS
 from mergekit_omp.inspection.sample import SAMPLES
 from mergekit_omp.record.shown_names import ShownNames
 
 
 def without_measurements(entry: dict[str, Any]) -> dict[str, Any]:
-    measured = ("row_norms", "relative_residual", "support_size")
+    measured = ("row_norms", *FITS, "support_size")
     entry = {key: value for key, value in entry.items() if key not in measured}
     chosen = ("k", "search")
     entry["parameters"] = {k: v for k, v in entry["parameters"].items() if k not in chosen}

@@ -89,8 +89,8 @@ def test_residuals_norms_and_anchors_are_those_of_the_merge(swapped: Path, pair:
     report = reported(swapped)
     for section, name in zip(report.sections, NAMES, strict=True):
         recorded = section.entry["relative_residual"]
-        assert section.residuals.mean() == pytest.approx(recorded["mean"], rel=1e-4)
-        assert section.worst[0].residual == pytest.approx(recorded["max"], rel=1e-4)
+        assert section.fits.mean() == pytest.approx(recorded["mean"], rel=1e-4)
+        assert section.worst[0].fit == pytest.approx(recorded["max"], rel=1e-4)
         norms = output[name].norm(dim=1)
         for token in (*section.worst, *section.largest):
             assert token.norm == pytest.approx(float(norms[token.id]), rel=1e-5)
@@ -100,10 +100,10 @@ def test_residuals_norms_and_anchors_are_those_of_the_merge(swapped: Path, pair:
         named: dict[str, list[int]] = {}
         for row, text in enumerate(base.content):
             named.setdefault(shown(text or b""), []).append(row)
-        told = [[named[anchor.text] for anchor in token.anchors] for token in section.largest]
+        told = [[named[part.text] for part in token.parts] for token in section.largest]
         place = next(i for i, rows in enumerate(told) if all(len(row) == 1 for row in rows))
         token, rows = section.largest[place], told[place]
-        parts = [own[name][row] * a.weight for (row,), a in zip(rows, token.anchors, strict=True)]
+        parts = [own[name][row] * a.weight for (row,), a in zip(rows, token.parts, strict=True)]
         # Four of eight anchors, the heaviest: most of the row.
         assert torch.cosine_similarity(sum(parts), output[name][token.id], dim=0) > 0.6
 

@@ -159,7 +159,7 @@ def test_without_the_models_a_report_is_made_and_says_what_is_left_out(
     written = write_report(out, None, markdown=True).read_text(encoding="utf-8")
     assert "Not in this report" in written
     assert "held-out check" in written and "gone" in written
-    assert "Worst fit to the donor" in written
+    assert "Highest relative residual" in written
     (out / "tokenizer_transplant.npz").unlink()
     (out / "mergekit_config.yml").unlink()
     written = write_report(out, None).read_text(encoding="utf-8")

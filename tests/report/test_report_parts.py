@@ -8,17 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.decomposition import PCA
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.record import row_facts
 from mergekit_omp.record.row_facts import Origin, RowFacts
 from mergekit_omp.report.held_out import hidden_texts
 from mergekit_omp.report.look_alikes import look_alikes
-from mergekit_omp.report.rows import row_map
 from mergekit_omp.report.tokens import shown
 
 texts = st.lists(st.none() | st.binary(max_size=6), max_size=40)
@@ -67,23 +64,6 @@ def test_a_hidden_token_is_spelt_by_others(real_tokenizer: object) -> None:
     assert all(found.base[i] is None for i in spelled)
 
 
-def test_the_map_is_the_projection_on_principal_components() -> None:
-    generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn((120, 8), generator=generator) * torch.arange(1, 9)
-    copied, new = np.arange(0, 80), np.arange(80, 120)
-    found = row_map(matrix, copied, new)
-    assert found is not None
-    pca = PCA(n_components=2, svd_solver="full").fit(matrix[:80].double().numpy())
-    for ours, rows in ((found.copied, copied), (found.approximated, new)):
-        theirs = pca.transform(matrix[rows].double().numpy())
-        np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-8)
-    np.testing.assert_allclose(found.explained, pca.explained_variance_ratio_.sum())
-
-
-def test_there_is_no_map_of_rows_that_are_all_alike() -> None:
-    assert row_map(torch.ones(50, 4), np.arange(40), np.arange(40, 50)) is None
-
-
 @given(st.text() | st.binary())
 def test_a_tokens_text_is_one_visible_line(token: str | bytes) -> None:
     text = shown(token)
@@ -104,13 +84,13 @@ def test_facts_of_rows_come_back(tmp_path: Path) -> None:
         rows=9, copied=np.array([0, 3]), new=[np.array([1, 2])], without_donor_row=np.array([4])
     )
     facts = RowFacts.of(plan.rows, plan.copied, plan.new, plan.without_donor_row, [(5, None, 0)])
-    facts.relative_residual[[1, 2]] = 0.25
+    facts.fit[[1, 2]] = 0.25
     entry = {"counts": {"rows": 9}}
     record = {"models": [{"tensors": []}, {"tensors": [entry, entry]}]}
     row_facts.save(str(tmp_path), {(1, 1): facts})
     loaded = row_facts.load(tmp_path, record)
     assert loaded is not None and list(loaded) == [(1, 1)]
-    np.testing.assert_array_equal(loaded[1, 1].relative_residual, facts.relative_residual)
+    np.testing.assert_array_equal(loaded[1, 1].fit, facts.fit)
     assert [Origin(kind).name for kind in loaded[1, 1].origin[:7]] == [
         "COPIED",
         "APPROXIMATED",

@@ -10,7 +10,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from mergekit_omp.vocabulary.content import ALPHABET, SPELLING, spelled
 
@@ -30,6 +33,11 @@ class Segments:
     def predicted(self) -> list[int]:
         """Tokens that have pieces."""
         return [i for i, pieces in enumerate(self.pieces) if pieces]
+
+    @property
+    def counts(self) -> Float[Tensor, "tokens"]:
+        """How many pieces each token has; NaN for those that have none."""
+        return torch.tensor([float(len(p)) if p else torch.nan for p in self.pieces])
 
     @property
     def distinct(self) -> int:

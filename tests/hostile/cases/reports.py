@@ -133,6 +133,7 @@ CASES: list[Case] = [
     bad("donors that are text", entry("donors", value="donor"), RECORD, "donors"),
     bad("a tensor that is not there", entry("tensor", value="nose.weight"), "nose.weight"),
     bad("a residual that is text", entry("relative_residual", value={"mean": "x"}), RECORD),
+    bad("an error that is text", entry("predicted_error", value={"mean": "x"}), RECORD),
     bad("warnings that are numbers", record(at("warnings", value=[1, 2])), RECORD, "warnings"),
     bad("versions that are a list", record(at("versions", value=[])), RECORD, "versions"),
     good("markup in a warning", record(at("warnings", value=["<script>alert(1)</script> | `x`"]))),
