@@ -55,7 +55,7 @@ def _roles(
     for role, what in (("eos", "ends its texts"), ("bos", "begins its texts")):
         had = own.strings[own.roles[role]] if role in own.roles else None
         if role not in output.roles:
-            if had is not None:
+            if had is not None and had not in output.strings:
                 yield _role_lost(role, what, had, model)
             continue
         token = by_id.get(output.roles[role])
@@ -96,14 +96,15 @@ def _roles(
 
 
 def _role_lost(role: str, what: str, had: str, model: ModelTokens) -> str:
-    effect = (
-        "generation stops at the length limit alone"
+    effect, remedy = (
+        ("generation stops at the length limit alone", "stop generation at it")
         if role == "eos"
-        else "its texts begin without one"
+        else ("its texts begin without one", "begin prompts with it")
     )
     return (
         f"{model.model} {what} with {had!r} ({role}), but the output's tokenizer has no {role}: "
-        f"{effect}."
+        f"{effect}. To keep it, write `tokens: {{{had!r}: {{source: {model.model}}}}}` under "
+        f"`tokenizer:`, and {remedy}."
     )
 
 

@@ -82,11 +82,16 @@ def test_digits(base: Path, donor: Path, models: Any, warned: Any) -> None:
     none(warned(base, alike), "cut in different ways")
 
 
-def test_an_eos_or_bos_that_is_not_there(model: Make, base: Path, warned: Any) -> None:
+def test_an_eos_or_bos_that_is_not_there(model: Make, base: Path, warned: Any, facts: Any) -> None:
     mute = model("mute", "byte_level", set_roles(eos=None, bos=None))
     said = warned(base, mute)
     one(said, "'</s>' (eos)", "the output's tokenizer has no eos", "length limit")
-    one(said, "'<s>' (bos)", "the output's tokenizer has no bos")
+    one(said, "'<s>' (bos)", "the output's tokenizer has no bos", "tokens: {'<s>': {source: ")
+    kept = swap(base, mute) | {
+        "tokenizer": {"source": str(mute), "tokens": {"<s>": {"source": str(base)}}}
+    }
+    del kept["tokenizer_source"]
+    none(facts(kept)["warnings"], "has no bos")
     said = warned(mute, base)
     one(said, "The output's eos '</s>' matches no eos", "approximated", "tokens:")
     one(said, "The output's bos '<s>' matches no bos")
