@@ -51,7 +51,7 @@ class Further:
     """How models are trained further."""
 
     steps: int = 200
-    batch_size: int = 16
+    batch_size: int = 8
     context: int = 128
     learning_rate: float = 2e-3
     warmup: int = 20

@@ -242,6 +242,20 @@ def test_a_model_that_reads_more_of_its_ids_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_swap_whose_tokenizer_needs_a_class_of_its_own_grows(
+    models: Any, merge: Any, tmp_path: Path
+) -> None:
+    """A Qwen2 base: transformers picks the tokenizer's class by the type of the model."""
+    tiny_layers = {"layers": 1, "hidden": 16}
+    base = models("qwen2", "byte_level", model_type="qwen2", tied=True, **tiny_layers)
+    donor = models("donor", "sentencepiece_bpe", **tiny_layers)
+    swapped = merge(swap(base, donor, "mean"))
+    assert run(swapped, tmp_path / "grown", *SMALL).exit_code == 0
+    text = "Hello wörld, def f(x):\n    return 12345\n"
+    ids = [load(path)[1](text).input_ids for path in (swapped, tmp_path / "grown")]
+    assert ids[0] == ids[1] == load(donor)[1](text).input_ids
+
+
 def test_what_fails_half_way_leaves_nothing(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 from merges import record, swap, write_config
 from small_models import load, matrices
+from tiny_models import tiny, tiny_grown
 from transformers import AutoTokenizer
 
 from mergekit_omp.cli import main
@@ -135,6 +136,23 @@ def test_groups_of_digits_begin_at_the_left_of_a_number() -> None:
         if len(group) > 1 and place < 9:
             expected = next(i for i, g in enumerate(groups) if g.tolist() == group)
         assert row == expected, at
+
+
+@pytest.mark.parametrize(
+    "name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "Gemma3ForCausalLM", "GPT2LMHeadModel"]
+)
+def test_a_row_given_back_is_what_the_model_reads(name: str) -> None:
+    """With another token's row for an n-gram, it answers as if that token stood there."""
+    exact = {"entries": 1, "rows": 1, "longest": 2, "share": 1.0, "own": 0.0}
+    model = tiny_grown(name, tables=(), exact=exact)
+    ngram, other = torch.tensor([[9, 8]]), 33
+    table = model.over_encoding.exact
+    table.ngrams, table.keys = ngram, ExactRows.key_of(ngram)
+    table.weight.data = model.get_input_embeddings().weight.detach()[[other]].clone()
+    text = torch.tensor([[5, 8, 9, 17, 9, 8, 9]])
+    read = torch.tensor([[5, 8, other, 17, 9, 8, other]])
+    with torch.no_grad():
+        assert torch.equal(model(text).logits, tiny(name)(read).logits)
 
 
 def test_another_base_is_refused(two: tuple[Path, Path], models: Any, tmp_path: Path) -> None:

@@ -79,11 +79,19 @@ def test_checkpointing_gives_the_same_gradients(model: Any, reentrant: bool) -> 
         assert torch.allclose(parameter.grad, plain[name], atol=1e-6), name
 
 
-@pytest.mark.parametrize("saved", [["over_encoding"], ["over_encoding", "embed_tokens", "lm_head"]])
-def test_peft_trains_tables_beside_adapters(saved: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("targets", "saved"),
+    [
+        (["q_proj", "embed_tokens"], ["over_encoding"]),
+        (["q_proj"], ["over_encoding", "embed_tokens", "lm_head"]),
+    ],
+)
+def test_peft_trains_tables_beside_adapters(
+    targets: list[str], saved: list[str], tmp_path: Path
+) -> None:
     tiny_grown("LlamaForCausalLM").save_pretrained(tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], modules_to_save=saved))
+    model = get_peft_model(base, LoraConfig(target_modules=targets, modules_to_save=saved))
     model.enable_input_require_grads()
     ids = some_ids(8, 12)
     before = loss_of(model, ids)
