@@ -6,8 +6,11 @@ accelerate, so that the check takes as little memory as growing does.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,45 +40,55 @@ def logits(
 ) -> Float[Tensor, "sequences length vocabulary"]:
     """What a model of this class makes of the ids. TransplantError where it is not whole."""
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    quiet = transformers.utils.logging
-    bars, verbosity = quiet.is_progress_bar_enabled(), quiet.get_verbosity()
-    quiet.disable_progress_bar()
-    quiet.set_verbosity_error()
+    with _quietly(), tempfile.TemporaryDirectory() as scratch:
+        more: dict[str, Any] = {}
+        if size > memory:
+            more = {
+                "device_map": "auto",
+                "max_memory": {"cpu": memory},
+                "offload_folder": scratch,
+            }
+        with of_library(
+            f"The model {folder} cannot be loaded",
+            "Grow a model whose config.json and weights belong together.",
+        ):
+            model, info = model_class.from_pretrained(
+                folder, dtype="auto", output_loading_info=True, **more
+            )
+        if missing := sorted(map(str, info["missing_keys"])):
+            raise TransplantError(
+                f"The weights of {folder} lack {len(missing)} of the model's tensors, of which "
+                f"one is {missing[0]}. Grow a model that is whole."
+            )
+        if (grown := getattr(model, "over_encoding", None)) and grown.exact is not None:
+            # Rows that are given back are meant to change what it says: all else is compared.
+            grown.exact.share, grown.exact.own = 0.0, 1.0
+        with torch.inference_mode():
+            found: Tensor = model.eval()(input_ids=ids, use_cache=False).logits
+            if getattr(model, "over_decoding", None) is not None:
+                _check_heads(model, ids, found, folder)
+        del model
+        gc.collect()
+        return found
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the libraries' bars and remarks: the command has its own."""
+    ours = transformers.utils.logging
+    bars, verbosity = ours.is_progress_bar_enabled(), ours.get_verbosity()
+    offloading = logging.getLogger("accelerate.big_modeling")
+    level = offloading.level
+    ours.disable_progress_bar()
+    ours.set_verbosity_error()
+    offloading.setLevel(logging.ERROR)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            more: dict[str, Any] = {}
-            if size > memory:
-                more = {
-                    "device_map": "auto",
-                    "max_memory": {"cpu": memory},
-                    "offload_folder": scratch,
-                }
-            with of_library(
-                f"The model {folder} cannot be loaded",
-                "Grow a model whose config.json and weights belong together.",
-            ):
-                model, info = model_class.from_pretrained(
-                    folder, dtype="auto", output_loading_info=True, **more
-                )
-            if missing := sorted(map(str, info["missing_keys"])):
-                raise TransplantError(
-                    f"The weights of {folder} lack {len(missing)} of the model's tensors, of which "
-                    f"one is {missing[0]}. Grow a model that is whole."
-                )
-            if (grown := getattr(model, "over_encoding", None)) and grown.exact is not None:
-                # Rows that are given back are meant to change what it says: all else is compared.
-                grown.exact.share, grown.exact.own = 0.0, 1.0
-            with torch.inference_mode():
-                found: Tensor = model.eval()(input_ids=ids, use_cache=False).logits
-                if getattr(model, "over_decoding", None) is not None:
-                    _check_heads(model, ids, found, folder)
-            del model
-            gc.collect()
-            return found
+        yield
     finally:
-        quiet.set_verbosity(verbosity)
+        offloading.setLevel(level)
+        ours.set_verbosity(verbosity)
         if bars:
-            quiet.enable_progress_bar()
+            ours.enable_progress_bar()
 
 
 def _check_heads(model: Any, ids: Tensor, logits: Tensor, folder: Path) -> None:
