@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import permutations, starmap
 from pathlib import Path
 
 # Before torch is imported here and in the processes that train: freed blocks are kept for the
@@ -25,7 +26,8 @@ import transformers
 
 from benchmarks.quality.cache import default_cache_dir
 from benchmarks.quality.methods import METHODS, chosen
-from benchmarks.quality.plans import PLANS, QUICK, Pair, Plan
+from benchmarks.quality.packages import PACKAGES
+from benchmarks.quality.plans import PLANS, QUICK, Pair
 from benchmarks.quality.real import run_real
 from benchmarks.quality.running import run
 from benchmarks.quality.tables import report
@@ -39,9 +41,12 @@ def main() -> None:
     try:
         methods = chosen(arguments.methods)
         if arguments.real:
-            print(run_real(methods, arguments.cache or default_cache_dir(), arguments.out))
+            real = _pairs(
+                PACKAGES, tuple(starmap(Pair, permutations(PACKAGES, 2))), arguments.pairs
+            )
+            print(run_real(real, methods, arguments.cache or default_cache_dir(), arguments.out))
             return
-        pairs = _pairs(plan, arguments.pairs)
+        pairs = _pairs([spec.name for spec in plan.models], plan.pairs, arguments.pairs)
         results = run(
             plan,
             pairs,
@@ -86,14 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _pairs(plan: Plan, wanted: Sequence[str] | None) -> tuple[Pair, ...]:
+def _pairs(
+    known: Collection[str], every: tuple[Pair, ...], wanted: Sequence[str] | None
+) -> tuple[Pair, ...]:
     if wanted is None:
-        return plan.pairs
-    known = {spec.name for spec in plan.models}
+        return every
     pairs = []
     for written in wanted:
         base, _, donor = written.partition(":")
-        if base == donor or not {base, donor} <= known:
+        if base == donor or base not in known or donor not in known:
             raise ValueError(
                 f"{written!r} is no pair: write BASE:DONOR with two of {', '.join(sorted(known))}"
             )

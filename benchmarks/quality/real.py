@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from benchmarks.quality.methods import PEER, Method
-from benchmarks.quality.packages import PACKAGES, RealRows, read_real_rows
+from benchmarks.quality.packages import RealRows, read_real_rows
+from benchmarks.quality.plans import Pair
 from benchmarks.quality.sentences import SentenceCheck
 from benchmarks.quality.statistics import RESAMPLES, Estimate
 from mergekit_omp.approximation import APPROXIMATIONS, CodingInputs, MissingRows, Part
@@ -83,15 +83,18 @@ def hide(base: RealRows, donor: RealRows, seed: int, count: int = HIDDEN) -> Hid
     return HiddenRows(problem, hidden, rows, base.rows[index])
 
 
-def run_real(methods: Sequence[Method], cache_dir: Path, out: Path) -> str:
-    """Scores `methods` on all pairs of `PACKAGES`; writes real.json and real.md to `out`."""
-    real = {name: read_real_rows(name, cache_dir) for name in PACKAGES}
-    sentences = SentenceCheck(real["MiniLM"])
+def run_real(pairs: Sequence[Pair], methods: Sequence[Method], cache_dir: Path, out: Path) -> str:
+    """Scores `methods` on pairs of packages; writes real.json and real.md to `out`."""
+    used = dict.fromkeys(name for pair in pairs for name in (pair.base, pair.donor))
+    real = {name: read_real_rows(name, cache_dir) for name in used}
+    sentences = SentenceCheck(real["MiniLM"]) if "MiniLM" in real else None
     found: dict[str, dict[str, RealScore]] = {}
-    for base, donor in permutations(real, 2):
-        pair = f"{base} <- {donor}"
-        found[pair] = score_pair(
-            real[base], real[donor], methods, sentences if base == "MiniLM" else None
+    for pair in pairs:
+        found[str(pair)] = score_pair(
+            real[pair.base],
+            real[pair.donor],
+            methods,
+            sentences if pair.base == "MiniLM" else None,
         )
         print(f"{pair}: done", file=sys.stderr, flush=True)
         out.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ interpolation of the residuals that it leaves at the nearest of them.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
+from mergekit_omp.approximation.all_tokens import from_all_tokens
 from mergekit_omp.approximation.anchors import donor_rows, usable_rows
 from mergekit_omp.approximation.base import (
     Approximation,
@@ -24,6 +26,7 @@ from mergekit_omp.approximation.base import (
     Needs,
     Part,
     Sizes,
+    Texts,
     all_similarities,
     texts_of,
 )
@@ -51,6 +54,7 @@ from mergekit_omp.approximation.pieces import (
     pieces_without_itself,
 )
 from mergekit_omp.approximation.ridge import fit_ridge
+from mergekit_omp.approximation.shares import fit_shares, hide_anchors
 from mergekit_omp.pursuit import Code, SparseCode
 
 LOG = logging.getLogger(__name__)
@@ -69,6 +73,8 @@ class Kriging(Approximation, frozen=True):
     The features of a token are its row in the donor, its row in the donor's other matrix, and the
     mean of the base's rows of its pieces; an anchor is cut as if it were no token itself. Residuals
     of the nearest anchors, by cosine in the donor's rows, are interpolated by ordinary kriging.
+    With `adapt` two more estimates, from all of the base's tokens, take part as far as hidden
+    anchors say.
     """
 
     name: ClassVar[str] = "kriging"
@@ -91,6 +97,11 @@ class Kriging(Approximation, frozen=True):
         description="How far rows of the head are moved from the anchors' mean, relative to the "
         "prediction, which is shorter than what it predicts.",
     )
+    adapt: bool = Field(
+        default=False,
+        description="Hide some anchors, and let them say how much of the regression, of its "
+        "residuals, of all the base's tokens and of those spelled alike goes into a row.",
+    )
     digits: bool = Field(
         default=True,
         description="Move the rows of numbers that the base writes digit by digit towards the "
@@ -106,7 +117,12 @@ class Kriging(Approximation, frozen=True):
         features = float(sizes.donor_dim + sizes.other_dim + sizes.base_dim)
         normal = sizes.anchors * features * (features + sizes.base_dim)
         solved = 6 * (features**3 + features**2 * sizes.base_dim)
-        return Cost(normal + solved + 2 * all_similarities(sizes).multiply_adds)
+        similar = 2 * all_similarities(sizes).multiply_adds
+        if not self.adapt:
+            return Cost(normal + solved + similar)
+        # The hidden anchors' rows are made twice: by all of it, and by the regression alone.
+        every = all_similarities(dataclasses.replace(sizes, anchors=sizes.base_rows))
+        return Cost(3 * (normal + solved) + similar + every.multiply_adds)
 
     def clamped(self, sizes: Sizes) -> Kriging:
         return self.model_copy(update={"neighbors": min(self.neighbors, sizes.anchors)})
@@ -117,6 +133,7 @@ class Kriging(Approximation, frozen=True):
         dtype, device = working_dtype(base), base.device
         targets, anchors, rows = targets.to(device), anchors.to(device), rows.to(device)
         texts = texts_of(self.name, problem.inputs)
+        shares = self._shares(problem, texts)
         pieces = pieces_of_missing(texts)
         in_donor = _in_donor(problem, targets, anchors)
         spelled = FeatureBlock.of(
@@ -142,14 +159,18 @@ class Kriging(Approximation, frozen=True):
             residuals[part] = y - x @ trend
         result = base.new_empty((len(targets), base.shape[1]), dtype=dtype)
         for part in chunks(len(targets), bytes_each):
-            result[part] = missing_features(known, part, dtype) @ trend
+            result[part] = shares[0] * (missing_features(known, part, dtype) @ trend)
         blank = ~(targets != 0).any(1)
         scale = self._error_scale(in_donor, residuals)
         errors = result.new_full((len(targets),), fit.squared_error * scale)
         progress = problem.inputs.progress
         for part, found in self._neighbours(in_donor, dtype, base.shape[1], progress):
-            result[part] += (found.weights[:, None] @ residuals[found.whose])[:, 0]
+            result[part] += shares[1] * (found.weights[:, None] @ residuals[found.whose])[:, 0]
             errors[part] *= found.variances
+        if any(shares[2:]):
+            more = from_all_tokens(problem, texts, in_donor[0], mean, self.neighbors)
+            for share, estimate in zip(shares[2:], more, strict=True):
+                result.add_(estimate, alpha=share)
         for part in chunks(len(targets), bytes_each):
             errors[part] = predicted_errors(result[part], errors[part])
         problem.inputs.row_fit[PREDICTED_ERROR.key] = errors.where(~blank, 1.0)
@@ -160,6 +181,32 @@ class Kriging(Approximation, frozen=True):
             blend_digits(result, base, digit_rows(texts, pieces), problem.part)
         result[blank] = mean_row(base)
         return result
+
+    def _shares(self, problem: MissingRows, texts: Texts) -> list[float]:
+        """How much goes into a row of the regression, of its neighbours' residuals, and of the
+        estimates from all of the base's tokens."""
+        alone = [1.0, 1.0, 0.0, 0.0]
+        if not self.adapt or not self.neighbors or not problem.inputs.missing:
+            return alone
+        hidden = hide_anchors(problem, texts)
+        if hidden is None:
+            return alone
+        inputs, base = hidden.problem.inputs, problem.base
+        plain = self.model_copy(update={"adapt": False, "digits": False, "head_gain": 1.0})
+        whole = plain.approximate(hidden.problem)
+        chosen = {"neighbors": 0, "ridge": inputs.in_force["ridge"] or None}
+        trend = plain.model_copy(update=chosen).approximate(hidden.problem)
+        targets, anchors, rows = (
+            tensor.to(base.device) for tensor in donor_rows(self.name, inputs)
+        )
+        mean = finite_mean(base[rows]).to(whole.dtype)
+        block = _in_donor(hidden.problem, targets, anchors)[0]
+        within = texts_of(self.name, inputs)
+        more = from_all_tokens(hidden.problem, within, block, mean, self.neighbors)
+        estimates = [trend - mean, whole - trend, *more]
+        shares = fit_shares(estimates, hidden.true.to(whole.dtype) - mean, hidden.use, alone)
+        LOG.debug("kriging, %s: shares %s", problem.part.value, [f"{s:.2f}" for s in shares])
+        return shares
 
     def made_of(self, problem: MissingRows) -> Code:
         """The neighbours of each missing token, whose residuals are added to the regression."""

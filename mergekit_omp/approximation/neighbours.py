@@ -70,14 +70,14 @@ def ordinary_kriging(
     cosines: Float[Tensor, "targets neighbours"],
     points: Float[Tensor, "targets neighbours features"],
     length: float,
-    noise: float,
+    noise: float | Float[Tensor, "targets neighbours"],
 ) -> tuple[Float[Tensor, "targets neighbours"], Float[Tensor, "targets"]]:
     """Weights of each target's neighbours, which sum to 1, and the variance of what they predict.
 
     The covariance of two tokens at distance d, on the sphere of radius 1, is
     exp(-d²/(2 `length`²)); `noise` is the variance that a token's residual has of its own.
     `points` have length 1. Variances are relative to the one that a token's residual has without
-    any neighbours: 1 + `noise`.
+    any neighbours: 1 + `noise`, the least of its neighbours' where each has its own.
     """
     among = torch.exp((points @ points.mT - 1) / length**2)
     among.diagonal(dim1=1, dim2=2).add_(noise)
@@ -86,5 +86,6 @@ def ordinary_kriging(
     simple, ones = solved.unbind(2)
     weights = simple + ones * ((1 - simple.sum(1)) / ones.sum(1))[:, None]
     spread = (weights[:, None] @ among @ weights[:, :, None])[:, 0, 0]
-    variances = 1 + noise - 2 * (weights * towards).sum(1) + spread
-    return weights, variances / (1 + noise)
+    own = noise.amin(1) if isinstance(noise, Tensor) else noise
+    variances = 1 + own - 2 * (weights * towards).sum(1) + spread
+    return weights, variances / (1 + own)

@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_is_missing, require_anchors, usable_rows
-from mergekit_omp.approximation.base import CodingInputs, Needs, Texts, texts_of
+from mergekit_omp.approximation.base import CodingInputs, Needs, texts_of
+from mergekit_omp.approximation.base_tokens import donor_vectors, emitted_rows
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.fit import OWN_TOKENS, SIMILARITY, Fit, Parts
 from mergekit_omp.approximation.moments import finite_rows
 from mergekit_omp.approximation.parameters import PositiveFloat, PositiveInt
-from mergekit_omp.approximation.pieces import combine_pieces
 from mergekit_omp.approximation.similarity import Similarities, SimilarityCoding
 from mergekit_omp.pursuit import SparseCode
 
@@ -93,14 +93,14 @@ class Wechsel(SimilarityCoding, frozen=True):
 
     def _among_base_tokens(self, inputs: CodingInputs) -> Similarities:
         texts = texts_of(self.name, inputs)
-        rows = torch.tensor(_emitted(texts, inputs.anchor_rows), dtype=torch.int64)
+        rows = torch.tensor(emitted_rows(texts, inputs.anchor_rows), dtype=torch.int64)
         require_anchors(self.name, len(rows))
         if self.auxiliary is not None:
             return self._by_vectors(inputs, rows)
         if inputs.targets is None or inputs.anchors is None or inputs.donor is None:
             raise donor_is_missing(self.name)
         finite = finite_rows(inputs.targets)[:, None]
-        vectors = _donor_vectors(inputs, texts, rows)
+        vectors = donor_vectors(inputs, texts, rows)
         usable = usable_rows(vectors)
         require_anchors(self.name, int(usable.sum()))
         return Similarities(
@@ -108,42 +108,3 @@ class Wechsel(SimilarityCoding, frozen=True):
             atoms=vectors[usable],
             rows=rows.to(vectors.device)[usable],
         )
-
-
-def _emitted(texts: Texts, anchor_rows: Tensor) -> list[int]:
-    """Rows of the base's tokens that may be neighbours: anchors, and tokens that its tokenizer
-    emits."""
-    anchors = set(anchor_rows.tolist())
-    others = [
-        (row, text)
-        for row, text in enumerate(texts.base)
-        if text is not None and row not in anchors
-    ]
-    pieces = texts.segment_in_base([text for _, text in others])
-    emitted = [row for (row, _), segment in zip(others, pieces, strict=True) if segment == [row]]
-    return sorted([*anchors, *emitted])
-
-
-def _donor_vectors(
-    inputs: CodingInputs, texts: Texts, rows: Int64[Tensor, "candidates"]
-) -> Float[Tensor, "candidates donor_dim"]:
-    """The donor's row of each anchor, and the mean of its rows of the pieces of other tokens.
-
-    A token that the donor cannot segment gets zeros.
-    """
-    donor, anchors = inputs.donor, inputs.anchors
-    assert donor is not None and anchors is not None
-    own = {row: i for i, row in enumerate(inputs.anchor_rows.tolist())}
-    spelled = [(i, texts.base[row]) for i, row in enumerate(rows.tolist()) if row not in own]
-    segments = [
-        [piece for piece in pieces if piece < len(donor)]
-        for pieces in texts.segment_in_donor([text for _, text in spelled if text is not None])
-    ]
-    weights = [[1 / len(pieces)] * len(pieces) if pieces else [] for pieces in segments]
-    vectors = donor.new_zeros((len(rows), donor.shape[1]), dtype=working_dtype(donor))
-    places = torch.tensor([i for i, _ in spelled], dtype=torch.int64, device=donor.device)
-    vectors[places] = combine_pieces(donor, segments, weights)
-    shared = [(i, own[row]) for i, row in enumerate(rows.tolist()) if row in own]
-    places, anchor = torch.tensor(shared, dtype=torch.int64, device=donor.device).reshape(-1, 2).T
-    vectors[places] = anchors[anchor].to(vectors.dtype)
-    return vectors

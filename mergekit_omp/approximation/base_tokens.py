@@ -1,0 +1,53 @@
+"""All of the base's tokens in the donor's space, those that the donor lacks too.
+
+A token that the donor lacks is the mean of the donor's rows of its pieces (Minixhofer et al. 2022).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from mergekit_omp.approximation.base import CodingInputs, Texts
+from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.pieces import combine_pieces
+
+
+def emitted_rows(texts: Texts, anchor_rows: Tensor) -> list[int]:
+    """The base's rows of anchors, and of ordinary tokens that its tokenizer emits for their bytes;
+    the others were never trained."""
+    anchors = set(anchor_rows.tolist())
+    others = [
+        (row, text)
+        for row, text in enumerate(texts.base)
+        if text is not None and row not in anchors
+    ]
+    pieces = texts.segment_in_base([text for _, text in others])
+    emitted = [row for (row, _), segment in zip(others, pieces, strict=True) if segment == [row]]
+    return sorted([*anchors, *emitted])
+
+
+def donor_vectors(
+    inputs: CodingInputs, texts: Texts, rows: Int64[Tensor, "candidates"]
+) -> Float[Tensor, "candidates donor_dim"]:
+    """The donor's row of each anchor, and the mean of its rows of the pieces of other tokens.
+
+    A token that the donor cannot segment gets zeros.
+    """
+    donor, anchors = inputs.donor, inputs.anchors
+    assert donor is not None and anchors is not None
+    own = {row: i for i, row in enumerate(inputs.anchor_rows.tolist())}
+    spelled = [(i, texts.base[row]) for i, row in enumerate(rows.tolist()) if row not in own]
+    segments = [
+        [piece for piece in pieces if piece < len(donor)]
+        for pieces in texts.segment_in_donor([text for _, text in spelled if text is not None])
+    ]
+    weights = [[1 / len(pieces)] * len(pieces) if pieces else [] for pieces in segments]
+    vectors = donor.new_zeros((len(rows), donor.shape[1]), dtype=working_dtype(donor))
+    places = torch.tensor([i for i, _ in spelled], dtype=torch.int64, device=donor.device)
+    vectors[places] = combine_pieces(donor, segments, weights)
+    shared = [(i, own[row]) for i, row in enumerate(rows.tolist()) if row in own]
+    places, anchor = torch.tensor(shared, dtype=torch.int64, device=donor.device).reshape(-1, 2).T
+    vectors[places] = anchors[anchor].to(vectors.dtype)
+    return vectors

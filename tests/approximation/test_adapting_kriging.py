@@ -1,0 +1,123 @@
+"""Kriging that lets hidden anchors say what goes into a row: its shares, and tokens spelled alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from approximation_world import random_base
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
+from mergekit_omp.approximation.kriging import Kriging
+from mergekit_omp.approximation.shares import FEWEST, PULL, fit_shares
+from mergekit_omp.approximation.spelling import LENGTHS, nearest_by_spelling
+
+WORDS = [b" river", b"River", b" rivers", b"iver", b" lake", b"lakes", b" x", b"\xff\xfe", b" "]
+
+
+def grams_of(word: str) -> list[str]:
+    bare = word.strip().lower()
+    marked = f"<{bare}>"
+    found = [marked[i : i + n] for n in LENGTHS for i in range(len(marked) - n + 1)]
+    return [*found, "word:" + bare, "word:" + bare, "bytes:" + word, *["space"] * (word[:1] == " ")]
+
+
+def test_words_spelled_alike_are_those_of_scikit_learns_tf_idf() -> None:
+    oracle = TfidfVectorizer(analyzer=grams_of, sublinear_tf=True)
+    among = oracle.fit_transform([word.decode("latin1") for word in WORDS])
+    asked = [b"rivers", b" Lake", b"zzz"]
+    expected = (oracle.transform([w.decode("latin1") for w in asked]) @ among.T).toarray()
+    cosines, whose = nearest_by_spelling(asked, WORDS, 3)
+    for row, (found, places) in enumerate(zip(cosines.numpy(), whose.numpy(), strict=True)):
+        np.testing.assert_allclose(found, np.sort(expected[row])[::-1][:3], atol=1e-6)
+        np.testing.assert_allclose(found[found > 0], expected[row][places[found > 0]], atol=1e-6)
+
+
+@given(st.integers(0, 2**16))
+@settings(max_examples=15, deadline=None)
+def test_shares_minimise_the_error_by_use_with_its_pull(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    estimates = torch.from_numpy(draw.normal(size=(3, 40, 5)))
+    true = torch.from_numpy(draw.normal(size=(40, 5))) + estimates[0] - 0.4 * estimates[1]
+    use, start = torch.from_numpy(draw.uniform(0.1, 1, 40)), np.array([1.0, 1.0, 0.0])
+
+    def error(shares: np.ndarray) -> float:
+        sums = np.tensordot(shares, estimates.numpy(), 1)
+        return float((use.numpy()[:, None] * (sums - true.numpy()) ** 2).sum())
+
+    def penalised(shares: np.ndarray) -> float:
+        return error(shares) + PULL * error(start) * float(((shares - start) ** 2).sum())
+
+    found = np.array(fit_shares(list(estimates), true, use, start.tolist()))
+    best = minimize(penalised, start, bounds=[(0, None)] * 3, tol=1e-10)
+    assert (found >= 0).all()
+    assert penalised(found) <= best.fun * (1 + 1e-6)
+
+
+def test_shares_stay_where_nothing_is_known() -> None:
+    nothing = torch.zeros(30, 4)
+    shares = fit_shares([nothing] * 4, torch.ones(30, 4), torch.ones(30).double(), [1, 1, 0, 0])
+    assert shares == pytest.approx([1, 1, 0, 0])
+
+
+def spelled_world(stems: int, seed: int = 0) -> tuple[MissingRows, torch.Tensor]:
+    """Words in three shapes whose rows tell the stem; the donor's rows tell nothing."""
+    draw = np.random.default_rng(seed)
+    letters = [bytes([c]) for c in range(256)]
+    roots = {bytes(draw.integers(97, 123, 7).astype(np.uint8)) for _ in range(stems)}
+    shapes = [shape for root in sorted(roots) for shape in (root, b" " + root, root.title())]
+    content = [*letters, *shapes]
+    of_stem = random_base(len(roots), 8, seed=seed).repeat_interleave(3, 0)
+    rows = torch.cat([random_base(256, 8, seed=1), of_stem])
+    rows = rows + 0.1 * random_base(len(rows), 8, seed=2)
+    missing = np.arange(256, len(content), 6)
+    gone = {content[i] for i in missing}
+    base = [None if text in gone else text for text in content]
+    donor = random_base(len(content), 6, seed=3)
+
+    def segment(known: Sequence[bytes | None], words: Sequence[bytes]) -> list[list[int]]:
+        own = {text: i for i, text in enumerate(known) if text is not None}
+        return [[own[w]] if w in own else [own[bytes([c])] for c in w] for w in words]
+
+    shared = torch.tensor([i for i, text in enumerate(base) if text is not None])
+    inputs = CodingInputs(
+        missing=len(missing),
+        anchor_rows=shared,
+        targets=donor[missing],
+        anchors=donor[shared],
+        donor=donor,
+        texts=Texts(
+            missing=[content[i] for i in missing],
+            base=base,
+            donor=content,
+            segment_in_base=lambda words: segment(base, words),
+            segment_in_donor=lambda words: segment(content, words),
+        ),
+    )
+    return MissingRows(part=Part.INPUT, base=rows, inputs=inputs), rows[missing]
+
+
+def test_hidden_anchors_find_out_that_spelling_tells_the_rows() -> None:
+    problem, true = spelled_world(stems=150)
+    assert len(problem.inputs.anchor_rows) >= FEWEST
+    plain, adapted = (
+        float((Kriging(adapt=adapt).rows(problem) - true).square().sum() / true.square().sum())
+        for adapt in (False, True)
+    )
+    assert adapted < 0.5 * plain
+    torch.testing.assert_close(
+        Kriging(adapt=True).rows(problem), Kriging(adapt=True).rows(problem), rtol=0, atol=0
+    )
+
+
+def test_with_few_anchors_it_is_what_it_is_without() -> None:
+    problem, _ = spelled_world(stems=20)
+    assert len(problem.inputs.anchor_rows) < FEWEST
+    rows = Kriging(adapt=True).rows(problem)
+    torch.testing.assert_close(rows, Kriging().rows(problem), rtol=0, atol=0)
