@@ -11,15 +11,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
 from pydantic import Field
-from torch import Tensor
 
 from mergekit_omp.approximation.anchors import donor_is_missing, require_anchors, usable_rows
 from mergekit_omp.approximation.base import CodingInputs, Needs, texts_of
 from mergekit_omp.approximation.base_tokens import donor_vectors, emitted_rows
 from mergekit_omp.approximation.chunks import chunks
-from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.fit import OWN_TOKENS, SIMILARITY, Fit, Parts
 from mergekit_omp.approximation.moments import finite_rows
 from mergekit_omp.approximation.parameters import PositiveFloat, PositiveInt

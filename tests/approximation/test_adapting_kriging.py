@@ -62,8 +62,9 @@ def test_shares_minimise_the_error_by_use_with_its_pull(seed: int) -> None:
 
 def test_shares_stay_where_nothing_is_known() -> None:
     nothing = torch.zeros(30, 4)
-    shares = fit_shares([nothing] * 4, torch.ones(30, 4), torch.ones(30).double(), [1, 1, 0, 0])
-    assert shares == pytest.approx([1, 1, 0, 0])
+    alone = [1.0, 1.0, 0.0, 0.0]
+    shares = fit_shares([nothing] * 4, torch.ones(30, 4), torch.ones(30).double(), alone)
+    assert shares == pytest.approx(alone)
 
 
 def spelled_world(stems: int, seed: int = 0) -> tuple[MissingRows, torch.Tensor]:
