@@ -6,8 +6,6 @@ output's files would hold, by the names that they would have there.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +13,14 @@ from typing import Any
 import numpy as np
 import transformers
 from jaxtyping import Int64
-from mergekit import architecture as architectures
-from mergekit import merge
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
-from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
-from mergekit.plan import MergePlanner
 from torch import Tensor
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.outside.faults import of_library
 from mergekit_omp.plugin.planner_state import PlannerState
+from mergekit_omp.plugin.planners import make_planner, only_errors_are_logged
 from mergekit_omp.transplant.merge import Merge
 from mergekit_omp.transplant.row_plan import RowPlan
 from mergekit_omp.transplant.tasks import AlignedVocabulary, TensorInMemory
@@ -105,14 +99,8 @@ def plan_in_memory(config: MergeConfiguration, options: MergeOptions) -> MergeIn
 
     What the merge warns of is not logged, but kept as its `warnings`.
     """
-    with _warnings_kept():
-        architecture = architectures.get_architecture_info(config, options)
-        LoaderCache().setup(options=options)
-        with of_library("mergekit cannot make a config for the output", "Correct the config."):
-            out_config = merge._model_out_config(
-                config, architecture, trust_remote_code=options.trust_remote_code
-            )
-        planner = MergePlanner(config, architecture, options=options, out_model_config=out_config)
+    with only_errors_are_logged():
+        planner = make_planner(config, options)
         state: PlannerState = planner._transplant
         tasks: list[Any] = planner.plan_in_memory()
     plan, log = state.plan, state.merge.log
@@ -133,14 +121,3 @@ def plan_in_memory(config: MergeConfiguration, options: MergeOptions) -> MergeIn
 
 def _is_aligned(task: TensorInMemory) -> bool:
     return isinstance(getattr(task.tensor_task, "gather_tensors", None), AlignedVocabulary)
-
-
-@contextlib.contextmanager
-def _warnings_kept() -> Iterator[None]:
-    ours = logging.getLogger("mergekit_omp")
-    level = ours.level
-    ours.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        ours.setLevel(level)

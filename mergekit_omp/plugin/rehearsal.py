@@ -8,17 +8,14 @@ config is found by the same code, and reported in the same sentence.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import huggingface_hub
 import peft
 from huggingface_hub.errors import LocalEntryNotFoundError
 from jaxtyping import Shaped
-from mergekit import architecture as architectures
-from mergekit import merge
 from mergekit.common import ModelReference, dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.io import LazyTensorLoader, ShardedTensorIndex
@@ -31,6 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from mergekit_omp.models.headers import fetch_index, headers_only
 from mergekit_omp.outside.faults import of_library
 from mergekit_omp.plugin.hooks import let_go
+from mergekit_omp.plugin.planners import make_planner, only_errors_are_logged
 from mergekit_omp.transplant.config import TokenizerSource, models_in_order, tokenizer_source
 from mergekit_omp.transplant.methods import find
 from mergekit_omp.transplant.planning import TransplantPlan
@@ -64,7 +62,7 @@ def dry_run(config: MergeConfiguration, options: MergeOptions) -> Iterator[DryRu
 
 
 def _plan_mergekits_own(config: MergeConfiguration, options: MergeOptions) -> None:
-    _planner(config, options, opened=lambda: _open_models(config, options))
+    make_planner(config, options, lambda: _open_models(config, options))._plan()
     for dtype in (config.dtype, config.out_dtype):
         dtype_from_name(dtype)
 
@@ -74,37 +72,16 @@ def _plan(config: MergeConfiguration, options: MergeOptions) -> DryRun:
         _open_models(config, options)
         _open_donor(tokenizer_source(config), options)
 
-    plan = _plan_of(_planner(config, options, opened))
+    plan = _planned(make_planner(config, options, opened))
     return DryRun(config, plan, plan.tokenizer)
 
 
-def _plan_of(planner: MergePlanner) -> TransplantPlan:
-    """Take the plan from a planner."""
+def _planned(planner: MergePlanner) -> TransplantPlan:
+    """Have the planner plan, and take the plan from it."""
+    planner._plan()
     plan: TransplantPlan = planner._transplant.plan
     let_go(planner)
     return plan
-
-
-def _planner(
-    config: MergeConfiguration,
-    options: MergeOptions,
-    opened: Callable[[], None] = lambda: None,
-    faults: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008
-) -> MergePlanner:
-    """mergekit's planner, after it has planned the merge.
-
-    `opened` is called just before it plans; `faults` handles errors of making the output's config.
-    """
-    architecture = architectures.get_architecture_info(config, options)
-    LoaderCache().setup(options=options)
-    with faults:
-        out_config = merge._model_out_config(
-            config, architecture, trust_remote_code=options.trust_remote_code
-        )
-    opened()
-    planner = MergePlanner(config, architecture, options=options, out_model_config=out_config)
-    planner._plan()
-    return planner
 
 
 @contextlib.contextmanager
@@ -206,15 +183,9 @@ def replan(config: MergeConfiguration, options: MergeOptions) -> Replanned:
     Reads tokenizers and vocabulary tensors of the models, and writes nothing. Raises
     TransplantError where the models are no longer there.
     """
-    ours = logging.getLogger("mergekit_omp")
-    level = ours.level
     # The record has the warnings already.
-    ours.setLevel(logging.ERROR)
-    try:
-        faults = of_library("mergekit makes no config of it", "Merge again")
-        transplant = _plan_of(_planner(config, options, faults=faults))
-    finally:
-        ours.setLevel(level)
+    with only_errors_are_logged():
+        transplant = _planned(make_planner(config, options))
     shown, vocabularies = transplant.request.shown, transplant.inputs.vocabularies
     tensors = {}
     for tensor in transplant.tensors:
