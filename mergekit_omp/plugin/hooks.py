@@ -185,8 +185,8 @@ def _wrap_planner() -> None:
             ids = state.plan.settings.generation_config
             for fact in planned_facts(record.planned.content, ids):
                 LOG.info("%s", fact)
-            hand_over(state.plan.config, state.out_config)
             begin(out_path)
+        hand_over(state.plan.config, state.out_config)
         let_go(self)
         return [*tasks, record]
 
