@@ -14,7 +14,7 @@ from mergekit_omp.transplant.token_ids import Moves, set_config_ids
 
 @dataclass(frozen=True, eq=False)
 class OutputConfig:
-    """A config of the output's own, and what the user should know of it."""
+    """The output's config, and warnings about token ids in it."""
 
     config: transformers.PretrainedConfig
     warnings: tuple[str, ...]
@@ -26,7 +26,7 @@ def output_config(
     rows: int,
     moves: Moves,
 ) -> OutputConfig:
-    """mergekit's config with the output's `rows` and token ids, as a copy."""
+    """A copy of mergekit's config for the output, with its number of rows and its token ids."""
     config = copy.deepcopy(request.out_config)
     set_vocabulary_size(config, rows)
     warnings = set_config_ids(config, request.base_config(), tokenizer, moves)
@@ -34,7 +34,7 @@ def output_config(
 
 
 def with_tying(config: transformers.PretrainedConfig, tied: bool) -> transformers.PretrainedConfig:
-    """A copy that says whether the input embedding is the head too, at every level that does."""
+    """A copy with `tie_word_embeddings` set at every level that has it."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
     config.tie_word_embeddings = tied
@@ -44,6 +44,6 @@ def with_tying(config: transformers.PretrainedConfig, tied: bool) -> transformer
 
 
 def hand_over(planned: transformers.PretrainedConfig, to: transformers.PretrainedConfig) -> None:
-    """Give mergekit's own object, which it will save, what was planned."""
+    """Set `to`, mergekit's own object that it will save, to the planned config."""
     vars(to).clear()
     vars(to).update(vars(copy.deepcopy(planned)))

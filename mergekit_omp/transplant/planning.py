@@ -1,10 +1,10 @@
-"""What a plan gains: the output's tokenizer and its ids, donors, and a source for every row.
+"""Plans the output's tokenizer, and where every row of its vocabulary tensors comes from.
 
-A plan is made in five steps, each a function that returns a frozen value: the config is read
-(`request.read_request`), the output's tokenizer is built (`output_vocabulary`) and its rows are
-counted (`output_rows`), both by `plan_output` before mergekit plans; then the rows are planned
-(`plan_rows`) and the tasks are made (`task_planning.plan_tasks`). All that can be known from the
-config, the tokenizers and the vocabulary tensors is checked before mergekit writes anything.
+A plan is made in five steps, each a function that returns a frozen value. Before mergekit plans,
+the config is read (`request.read_request`), and `plan_output` has the output's tokenizer built
+(`output_vocabulary`) and its rows counted (`output_rows`). Afterwards the rows are planned
+(`plan_rows`) and the tasks are made (`task_planning.plan_tasks`). Whatever is wrong with the config,
+the tokenizers or the vocabulary tensors is found here, before anything is written.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ from mergekit_omp.vocabulary import Alignment, Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class PlannedOutput:
-    """What is known of an output before mergekit has planned its tensors."""
+    """The output's tokenizer, rows and config, known before mergekit plans its tensors.
+
+    `inputs` caches what is read of the models, and goes on to the next step.
+    """
 
     request: MergeRequest
     tokenizer: transformers.PreTrainedTokenizerBase
@@ -59,13 +62,16 @@ class PlannedOutput:
     rows: int
     """Of its vocabulary tensors."""
     overrides: tuple[Override, ...]
+    """The entries of `tokenizer: tokens:`."""
     base_alignment: Alignment
+    """Which of the base's token ids belongs to each output id."""
     moves: Moves
+    """The same in the other direction."""
     config: transformers.PretrainedConfig
-    """What the output's config will say."""
+    """The output's config, but for what `tying` finds out."""
 
     def tokenizer_task(self) -> TransplantTokenizer:
-        """In place of mergekit's own task."""
+        """The task that gives mergekit the tokenizer, in place of its own."""
         request = self.request
         return TransplantTokenizer(
             base_model=request.base,
@@ -95,7 +101,7 @@ class TensorRows:
 
 @dataclass(frozen=True, eq=False)
 class TransplantPlan:
-    """All that one merge's plan gains."""
+    """The plan of a merge by one of our methods."""
 
     request: MergeRequest
     tokenizer: transformers.PreTrainedTokenizerBase
@@ -109,23 +115,26 @@ class TransplantPlan:
     weights: tuple[tuple[WeightInfo, Task], ...]
     """All tensors of the output with mergekit's tasks, in its order."""
     tokens: Mapping[ModelReference, ModelTokens]
-    """What the control tokens get, for each model with a vocabulary tensor."""
+    """Where control tokens get their rows from, for each model with a vocabulary tensor."""
     config: transformers.PretrainedConfig
-    """What the output's config will say."""
+    """The output's config."""
     settings: OutputSettings
     warnings: tuple[str, ...]
 
     def of(self, model: ModelReference) -> list[ModelRows]:
-        """A model's vocabulary tensors; none for the middle of a stack of slices."""
+        """The rows of a model's vocabulary tensors; empty for a model of which only layers are used."""
         return [tensor.of(model) for tensor in self.tensors if model in tensor.planned.models]
 
     def entries(self, model: ModelReference) -> list[dict[str, Any]]:
-        """What the record says of a model's vocabulary tensors."""
+        """The record's entries for a model's vocabulary tensors."""
         return [rows.entry for rows in self.of(model)]
 
 
 def plan_output(request: MergeRequest) -> PlannedOutput:
-    """The output's tokenizer, its rows and its config. TransplantError for what cannot work."""
+    """Build the output's tokenizer, count its rows, and complete its config.
+
+    Raises TransplantError for tokenizers, tokens or settings that cannot be used.
+    """
     vocabularies = Vocabularies(request.options)
     settings = token_settings(request.config)
     found = output_vocabulary(
@@ -156,9 +165,10 @@ def plan_output(request: MergeRequest) -> PlannedOutput:
 def plan_rows(
     planned: PlannedOutput, weights: Sequence[tuple[WeightInfo, Task]], log: MergeLog
 ) -> TransplantPlan:
-    """A source for every row of every vocabulary tensor among `weights`, what mergekit has planned.
+    """Plan where the rows of the vocabulary tensors come from.
 
-    Raises TransplantError for what cannot work.
+    `weights` are all tensors of the output with the tasks that mergekit has planned for them. Raises
+    TransplantError for tensors, donors or parameters that cannot be used.
     """
     request, inputs, warnings = planned.request, planned.inputs, planned.inputs.warnings
     check_weights_sum(request.method, [task for _, task in weights])
@@ -213,7 +223,7 @@ def _rows(
 def _tokens(
     planned: PlannedOutput, tensors: Iterable[TensorRows]
 ) -> dict[ModelReference, ModelTokens]:
-    """By each model's first vocabulary tensor."""
+    """Of each model its first vocabulary tensor decides."""
     vocabularies = planned.inputs.vocabularies
     firsts: dict[ModelReference, ModelRows] = {}
     for tensor in tensors:

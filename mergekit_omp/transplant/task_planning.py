@@ -24,7 +24,7 @@ from mergekit_omp.transplant.tasks import AlignedVocabulary
 
 @dataclass(frozen=True, eq=False)
 class MergeTasks:
-    """What runs."""
+    """The tasks of one merge."""
 
     tensors: tuple[tuple[WeightInfo, Task], ...]
     """Every tensor of the output with the task that makes it, in mergekit's order."""
@@ -33,7 +33,7 @@ class MergeTasks:
 
 
 def plan_tasks(plan: TransplantPlan, log: MergeLog) -> MergeTasks:
-    """mergekit's tasks, those of the vocabulary with their alignment before the merge."""
+    """mergekit's tasks, those of vocabulary tensors with their alignment before the merge."""
     aligned = {tensor.planned.weight.name: _aligned(tensor, log) for tensor in plan.tensors}
     out_dtype = plan.request.config.out_dtype
     tensors: list[tuple[WeightInfo, Task]] = []
