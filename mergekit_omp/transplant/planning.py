@@ -3,8 +3,8 @@
 A plan is made in five steps, each a function that returns a frozen value. Before mergekit plans,
 the config is read (`request.read_request`), and `plan_output` has the output's tokenizer built
 (`output_vocabulary`) and its rows counted (`output_rows`). Afterwards the rows are planned
-(`plan_rows`) and the tasks are made (`task_planning.plan_tasks`). Whatever is wrong with the config,
-the tokenizers or the vocabulary tensors is found here, before anything is written.
+(`plan_rows`) and the tasks are made (`task_planning.plan_tasks`). Whatever is wrong with the
+config, the tokenizers or the vocabulary tensors is found here, before anything is written.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class TransplantPlan:
     warnings: tuple[str, ...]
 
     def of(self, model: ModelReference) -> list[ModelRows]:
-        """The rows of a model's vocabulary tensors; empty for a model of which only layers are used."""
+        """The rows of a model's vocabulary tensors; empty where the merge reads none of them."""
         return [tensor.of(model) for tensor in self.tensors if model in tensor.planned.models]
 
     def entries(self, model: ModelReference) -> list[dict[str, Any]]:
@@ -167,8 +167,8 @@ def plan_rows(
 ) -> TransplantPlan:
     """Plan where the rows of the vocabulary tensors come from.
 
-    `weights` are all tensors of the output with the tasks that mergekit has planned for them. Raises
-    TransplantError for tensors, donors or parameters that cannot be used.
+    `weights` are all tensors of the output with the tasks that mergekit has planned for them.
+    Raises TransplantError for tensors, donors or parameters that cannot be used.
     """
     request, inputs, warnings = planned.request, planned.inputs, planned.inputs.warnings
     check_weights_sum(request.method, [task for _, task in weights])
