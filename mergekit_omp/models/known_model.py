@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,9 @@ from mergekit_omp.approximation.base import Part
 LOG = logging.getLogger(__name__)
 
 _MORE_ROWS = 64
+# `no_init_weights` replaces torch's functions in the whole process and puts back what it found: two
+# threads within it at once would leave the process without initialisation of weights.
+_no_init = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ def set_vocabulary_size(config: PretrainedConfig, rows: int) -> None:
 def without_data(config: PretrainedConfig, *, trust_remote_code: bool) -> Any:
     """The model of a config on the meta device. Raises whatever transformers raises."""
     name = (config.architectures or [""])[0]
-    with torch.device("meta"), no_init_weights():
+    with _no_init, torch.device("meta"), no_init_weights():
         if hasattr(transformers, name):
             model = getattr(transformers, name)._from_config(config)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 from merges import merge_here, swap
 from merging import assert_same, record, tensors
+from transformers import LlamaConfig, PreTrainedModel
 
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.known_model import without_data
 from mergekit_omp.transplant.merge import Merge
 from mergekit_omp.transplant.planning import TransplantPlan
 from mergekit_omp.transplant.row_plan import RowPlan
@@ -169,6 +172,27 @@ def test_shares_of_the_graph_in_threads_give_the_same(
     run(tasks, OnTheCpu)
     assert_same(tmp_path / "out", alone[400])
     assert told(tasks) == saved(alone[400])
+
+
+def test_models_without_data_in_threads_leave_torch_as_it_was() -> None:
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        architectures=["LlamaForCausalLM"],
+    )
+    functions = torch.nn.init.normal_, PreTrainedModel.init_weights
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            made = pool.map(lambda _: without_data(config, trust_remote_code=False), range(32))
+            assert all(model.lm_head.weight.is_meta for model in made)
+    finally:
+        sys.setswitchinterval(interval)
+    assert (torch.nn.init.normal_, PreTrainedModel.init_weights) == functions
 
 
 def test_merges_in_two_threads_at_once(models: Any, tmp_path: Path) -> None:
