@@ -5,7 +5,7 @@ yet), heals each swap by `mergekit_omp.healing` from several starts, and prints 
 held-out text by steps. The ceiling is what rows reach that are trained until it no longer falls.
 What was healed once is not healed again, and a run that is killed goes on where it was:
 
-    python benchmarks/healing.py --corpus FOLDER --out DIR --pairs X:Z Z:X
+    python -m benchmarks.healing --corpus FOLDER --out DIR --pairs X:Z Z:X
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import transformers
 
@@ -62,7 +61,9 @@ class Healed:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.healing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="where results are kept")
     parser.add_argument("--corpus", type=Path, help="a folder of .txt files: more text")
@@ -73,16 +74,19 @@ def main() -> None:
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    results, ceilings = [], {}
-    for pair in arguments.pairs:
-        bench, texts = prepared(pair, arguments.corpus)
-        for start in arguments.starts:
-            results.append(healed(bench, pair, start, texts, arguments.out, arguments.steps))
-        if arguments.ceiling:
-            long = healed(
-                bench, pair, "kriging", texts, arguments.out, arguments.ceiling, patience=4
-            )
-            ceilings[pair] = long
+    made = {pair: prepared(pair, arguments.corpus) for pair in arguments.pairs}
+    # A start of every pair first, so that a run that ends early has something of each.
+    found = {
+        (pair, start): healed(bench, pair, start, texts, arguments.out, arguments.steps)
+        for start in arguments.starts
+        for pair, (bench, texts) in made.items()
+    }
+    results = [found[pair, start] for pair in arguments.pairs for start in arguments.starts]
+    ceilings = {
+        pair: healed(bench, pair, "kriging", texts, arguments.out, arguments.ceiling, patience=4)
+        for pair, (bench, texts) in made.items()
+        if arguments.ceiling
+    }
     print(tables(results, ceilings))
 
 

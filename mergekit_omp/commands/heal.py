@@ -49,7 +49,7 @@ import click
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
-    help="Adam's.  [default: a fiftieth of the typical entry of each matrix]",
+    help="Adam's.  [default: a twentieth of the typical entry of each matrix]",
 )
 @click.option(
     "--every",
@@ -66,11 +66,6 @@ import click
     help="Evaluations without a lower loss after which it stops.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--teacher",
-    metavar="BASE",
-    help="The base that the merge was made from: with its own tokenizer it shows the states to reach.",
-)
 @click.option(
     "--lora",
     metavar="R",

@@ -32,14 +32,12 @@ from mergekit_omp.healing.checkpoints import Checkpoints, digest
 from mergekit_omp.healing.faults import check_output, no_room
 from mergekit_omp.healing.rows import Matrix, keys_of, matrices, new_rows
 from mergekit_omp.healing.settings import Settings
-from mergekit_omp.healing.teaching import Teacher, lessons, stream
 from mergekit_omp.healing.telling import write_card
 from mergekit_omp.healing.texts import Parted, occurring, windows
 from mergekit_omp.healing.training import Trained, train
 from mergekit_omp.healing.writing import copy_model, put_rows, put_tensors, size_of, weight_files
 from mergekit_omp.models.tokenizers import read_vocabulary
 from mergekit_omp.record.record import FILE_NAME, save_record
-from mergekit_omp.record.shown_names import ShownNames
 from mergekit_omp.transplant.staging import OutputDirectory
 
 _PACKAGES = ("mergekit-omp", "peft", "accelerate", "torch", "transformers")
@@ -169,18 +167,14 @@ class _Healing:
         made = adapted(model, chosen, self.out, self._windows[:1, :-1], self.settings.lora)
         if last := checkpoints.last():
             self.say(f"Going on from step {last[0]}, in {checkpoints.path}.")
-        teacher, examples = None, self._examples()
-        if self.settings.teacher:
-            teacher, examples = self._taught(self.settings.teacher, model)
         trained = train(
             made,
-            examples,
+            self._windows,
             self.settings,
             checkpoints,
             lambda: self._score(made),
             device=self.loading.torch_device(),
             progress=self.progress,
-            teacher=teacher,
         )
         reached = dict(trained.bits_per_byte)[trained.best_step]
         if not reached < unhealed:
@@ -205,18 +199,6 @@ class _Healing:
                 "adapter could be merged. Heal it without --lora."
             )
         return {key: weight for name, weight in changed.items() for key in keys[name]}
-
-    def _examples(self) -> list[dict[str, Any]]:
-        return [{"input_ids": window, "labels": window} for window in self._windows]
-
-    def _taught(self, name: str, model: PreTrainedModel) -> tuple[Teacher, list[dict[str, Any]]]:
-        """The teacher, and the windows with what it reads of each."""
-        tokenizer = load_tokenizer(name, self.loading)
-        teacher = Teacher(load_model(name, self.loading))
-        teacher.check(model, name)
-        mine = stream(self.tokenizer, self.text.train, self.out)
-        theirs = stream(tokenizer, self.text.train, name)
-        return teacher, lessons(mine, theirs, self._windows)
 
     def scored(self, model: PreTrainedModel, name: str) -> Scored:
         """A model's scores on the held-out text."""
@@ -277,10 +259,8 @@ class _Healing:
                 for (matrix, _), whole in zip(rows, self._all, strict=True)
             ],
             "body": body,
-            "objective": "next token and the teacher's states"
-            if self.settings.teacher
-            else "next token",
-            "settings": ShownNames([self.settings.teacher or ""]).of(vars(self.settings)),
+            "objective": "next token",
+            "settings": vars(self.settings),
             "text": {
                 "train": _sizes(self.text.train),
                 "tokens": self._windows.numel(),

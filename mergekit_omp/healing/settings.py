@@ -20,15 +20,11 @@ class Settings:
     patience: int = 3
     """Evaluations that may pass without a lower loss."""
     seed: int = 0
-    teacher: str | None = None
-    """The base, by whose states rows are trained too."""
     lora: int | None = None
     """The rank of adapters that are trained beside the rows, and merged into the body."""
 
 
-RATE = 0.02
+RATE = 0.05
 """Of a matrix's typical entry, by how much one step of Adam moves an entry at most."""
-TAUGHT = 1.0
-"""What the distance to a teacher's states counts beside the loss of the next token."""
 LORA_RATE = 2e-4
 """Adam's, for adapters: a usual one."""

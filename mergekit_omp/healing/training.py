@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import tqdm
+from jaxtyping import Int64
 from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -16,8 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.healing.adapting import Adapted
 from mergekit_omp.healing.checkpoints import Checkpoints
-from mergekit_omp.healing.settings import LORA_RATE, RATE, TAUGHT, Settings
-from mergekit_omp.healing.teaching import Teacher, together
+from mergekit_omp.healing.settings import LORA_RATE, RATE, Settings
 
 _METRIC = "eval_bits_per_byte"
 
@@ -34,18 +34,17 @@ class Trained:
 
 def train(
     adapted: Adapted,
-    examples: Sequence[dict[str, Any]],
+    windows: Int64[Tensor, "windows window"],
     settings: Settings,
     checkpoints: Checkpoints,
     score: Callable[[], float],
     *,
     device: torch.device,
     progress: bool,
-    teacher: Teacher | None = None,
 ) -> Trained:
     """Trains until the steps are done or `score`, the held-out bits per byte, no longer falls.
 
-    `examples` are windows of the text, with what the teacher reads where there is one. Goes on from the last checkpoint, with the same result as without a break. TransplantError where
+    Goes on from the last checkpoint, with the same result as without a break. TransplantError where
     the loss is not a number.
     """
     arguments = TrainingArguments(
@@ -74,13 +73,13 @@ def train(
         remove_unused_columns=False,
         label_names=["labels"],
     )
+    examples = [{"input_ids": window, "labels": window} for window in windows]
     # One device: others would each get a copy of a model that PEFT has taken apart.
     arguments._n_gpu = min(1, arguments.n_gpu)
     trainer = _RowTrainer(
         model=adapted.model,
         args=arguments,
         train_dataset=examples,
-        data_collator=together if teacher else None,
         # `evaluate` reads the held-out text instead.
         eval_dataset=examples[:1],
         optimizers=(_optimizer(adapted, settings), None),
@@ -89,7 +88,7 @@ def train(
             _Bar(progress),
         ],
     )
-    trainer.score, trainer.teacher = score, teacher
+    trainer.score = score
     trainer.remove_callback(PrinterCallback)
     last = checkpoints.last()
     with _silent():
@@ -110,14 +109,6 @@ class _RowTrainer(Trainer):
     """transformers' Trainer, which stops at a loss that is no number and evaluates by `score`."""
 
     score: Callable[[], float]
-    teacher: Teacher | None
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.teacher is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        read = {key: inputs[key] for key in ("input_ids", "labels")}
-        found = model(**read, output_hidden_states=True)
-        return found.loss + TAUGHT * self.teacher.distance(found.hidden_states[-1], inputs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)
