@@ -70,20 +70,26 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", default=["X:Z", "Z:X"], metavar="BASE:DONOR")
     parser.add_argument("--starts", nargs="+", default=["zero", "omp", "kriging"])
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rate", type=float, default=Settings.rate, help="see Settings")
     parser.add_argument("--ceiling", type=int, default=0, help="steps at most to the ceiling")
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    options = {"patience": arguments.steps, "rate": arguments.rate}
     made = {pair: prepared(pair, arguments.corpus) for pair in arguments.pairs}
     # A start of every pair first, so that a run that ends early has something of each.
     found = {
-        (pair, start): healed(bench, pair, start, texts, arguments.out, arguments.steps)
+        (pair, start): healed(
+            bench, pair, start, texts, arguments.out, Settings(arguments.steps, **options)
+        )
         for start in arguments.starts
         for pair, (bench, texts) in made.items()
     }
     results = [found[pair, start] for pair in arguments.pairs for start in arguments.starts]
     ceilings = {
-        pair: healed(bench, pair, "kriging", texts, arguments.out, arguments.ceiling, patience=4)
+        pair: healed(
+            bench, pair, "kriging", texts, arguments.out, Settings(arguments.ceiling, patience=4)
+        )
         for pair, (bench, texts) in made.items()
         if arguments.ceiling
     }
@@ -109,22 +115,21 @@ def healed(
     start: str,
     texts: Parted,
     out: Path,
-    steps: int,
-    patience: int = 1000,
+    settings: Settings,
 ) -> Healed:
     """One swap healed, from what is kept in `out` where it is."""
     name = f"{pair.replace(':', '-')}-{start.replace(' ', '-')}"
-    kept = out / f"{name}-{steps}.json"
+    run = f"{name}-{settings.steps}-{settings.rate:g}"
+    kept = out / f"{run}.json"
     if not kept.exists():
         out.mkdir(parents=True, exist_ok=True)
         swapped = out / name
         if not swapped.exists():
             (method,) = (method for method in METHODS if method.label == start)
             merge(method, bench.base, bench.donor, swapped)
-        settings = Settings(steps=steps, patience=patience, batch_size=8, context=256)
         result = heal(
             str(swapped),
-            str(out / f"{name}-{steps}"),
+            str(out / run),
             texts,
             settings,
             progress=True,

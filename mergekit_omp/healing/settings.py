@@ -14,7 +14,9 @@ class Settings:
     batch_size: int = 8
     context: int = 256
     learning_rate: float | None = None
-    """Adam's; None: `RATE` of the typical entry of the rows that each matrix had before."""
+    """Adam's; None: `rate` of the typical entry of the rows that each matrix had before."""
+    rate: float = 0.05
+    """Of a matrix's typical entry, by how much about one step moves an entry at most."""
     every: int = 25
     """Steps between evaluations, each of which leaves a checkpoint."""
     patience: int = 3
@@ -24,7 +26,5 @@ class Settings:
     """The rank of adapters that are trained beside the rows, and merged into the body."""
 
 
-RATE = 0.05
-"""Of a matrix's typical entry, by how much one step of Adam moves an entry at most."""
 LORA_RATE = 2e-4
 """Adam's, for adapters: a usual one."""

@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.healing.adapting import Adapted
 from mergekit_omp.healing.checkpoints import Checkpoints
-from mergekit_omp.healing.settings import LORA_RATE, RATE, Settings
+from mergekit_omp.healing.settings import LORA_RATE, Settings
 
 _METRIC = "eval_bits_per_byte"
 
@@ -162,7 +162,7 @@ class _Bar(TrainerCallback):
 def _optimizer(adapted: Adapted, settings: Settings) -> torch.optim.Optimizer:
     """Adam, whose steps are in proportion to what the entries of each matrix are like."""
     groups: list[dict[str, Any]] = [
-        {"params": [rows], "lr": settings.learning_rate or RATE * typical}
+        {"params": [rows], "lr": settings.learning_rate or settings.rate * typical}
         for (_, rows), typical in zip(adapted.rows, adapted.typical, strict=True)
     ]
     if adapters := adapted.adapters():
