@@ -21,7 +21,10 @@ from mergekit_omp.healing import training
 from mergekit_omp.record.row_facts import Origin
 
 ROOT = Path(__file__).parents[2]
-SHORT = ("--steps", "8", "--every", "4", "--batch-size", "4", "--context", "32")
+SHORT = (
+    *("--steps", "8", "--every", "4", "--batch-size", "4", "--context", "32"),
+    *("--learning-rate", "0.004"),
+)
 
 
 def heal(out: Path, healed: Path, *options: str | Path, text: Path | None = None) -> Result:
