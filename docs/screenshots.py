@@ -38,8 +38,8 @@ class Shot:
 
 
 SHOTS = (
-    Shot("report-light", 1180, 0, 1000),
-    Shot("report-dark", 1180, 2300, 1000, dark=True),
+    Shot("report-light", 1280, 0, 1000),
+    Shot("report-dark", 1280, 2150, 1000, dark=True),
     Shot("report-phone", 390, 0, 844),
 )
 
@@ -52,11 +52,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "demo"
         folder.mkdir()
-        run_demo(default_cache_dir(), folder, runs=[run for run in RUNS if run.label == "omp"])
-        page = folder / "omp" / "tokenizer_transplant.html"
+        run_demo(default_cache_dir(), folder, runs=[run for run in RUNS if run.label == "kriging"])
+        page = folder / "kriging" / "tokenizer_transplant.html"
         # Paths in the demo's configs are relative to its folder.
         command = str(Path(sys.executable).with_name("mergekit-omp"))
-        run([command, "report", "omp", "--compare"], folder)
+        run([command, "report", "kriging", "--compare"], folder)
         for shot in SHOTS:
             path = take(browser, page, shot, Path(scratch))
             print(f"{path} ({path.stat().st_size / 1000:.0f} kB)")

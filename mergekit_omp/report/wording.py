@@ -151,8 +151,9 @@ def lead(report: Report) -> str:
     donors = ", ".join(dict.fromkeys(donor["model"] for donor in entry["donors"])) or "no donor"
     origin = origin_of([entry]) if "hypernetwork" in entry else f" from {donors}"
     sentences = [
-        f"Of {counted(counts['rows'], 'row', separate=True)} {number(counts['copied'])} came from "
-        f"{report.sections[0].model}; {number(counts['approximated'])} came about by {entry['method']}{origin}."
+        f"{counted(counts['rows'], 'row', separate=True)}: {number(counts['copied'])} copied from "
+        f"{report.sections[0].model}, {number(counts['approximated'])} approximated by "
+        f"{entry['method']}{origin}."
     ]
     scores = [
         f"{section.held_out.own.score:.2f} in the {_short(title)}"
