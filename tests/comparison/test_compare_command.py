@@ -409,9 +409,11 @@ def test_a_text_is_asked_for(base: Path, donor: Path, tmp_path: Path) -> None:
 def test_a_candidate_that_cannot_run_is_left_out_and_the_others_are_not(
     base: Path, donor: Path, text: Path, tmp_path: Path
 ) -> None:
-    config = write_config(tmp_path / "swap.yml", swap(base, donor, "mean"))
+    config = write_config(tmp_path / "swap.yml", swap(base, donor, "passthrough"))
     result = compared(config, text, "mean", "zett", "subword")
     assert [model["model"] for model in result["models"][1:]] == ["zero", "mean", "subword"]
+    # The config's method is mergekit's own: each method goes in front of it.
+    assert result["yaml"] == f"merge_method: {result['best']}\n"
     (left_out,) = result["left_out"]
     assert left_out["method"] == "zett" and "needs a `hypernetwork`" in left_out["reason"]
 
