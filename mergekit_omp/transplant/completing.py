@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from mergekit.common import ModelReference
 from mergekit.graph import Task
 from torch import Tensor
@@ -17,12 +18,10 @@ from mergekit_omp.pursuit import Code
 from mergekit_omp.record.id_ranges import written
 from mergekit_omp.record.row_facts import RowFacts
 from mergekit_omp.transplant.merge import Merge
-from mergekit_omp.transplant.row_plan import HOLDS_PLANS, EncodeMissing, vocabulary_first
+from mergekit_omp.transplant.row_plan import HOLDS_PLANS, EncodeMissing, RowPlan, vocabulary_first
 from mergekit_omp.transplant.tasks import AlignedVocabulary, InputKey
 
 _ROWS_AT_ONCE = 8192
-_FACTS = "facts"
-"""The key of a tensor's `RowFacts` among its statistics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +31,19 @@ class PlannedRecord:
     content: dict[str, Any]
 
 
-class TensorStatistics(Task[list[dict[str, Any]]]):
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What the run tells of one model's aligned tensor."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    """Summaries of norms, residuals and supports, by their keys in the tensor's entry."""
+    in_force: dict[str, Any] = field(default_factory=dict)
+    """Parameters that the method chose or reduced, by name."""
+    facts: RowFacts | None = None
+    """None where the merge does not read this tensor of the model."""
+
+
+class TensorStatistics(Task[list[Measured]]):
     """Measures one aligned vocabulary tensor, model by model, for the record."""
 
     model_config = HOLDS_PLANS
@@ -53,44 +64,48 @@ class TensorStatistics(Task[list[dict[str, Any]]]):
 
     def execute(
         self, tensors: dict[ModelReference, Tensor], **codes: dict[str, Any]
-    ) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    ) -> list[Measured]:
+        found = []
         for i, plan in enumerate(self.aligned.plans):
             if plan.model not in tensors:
-                found.append({})
+                found.append(Measured())
                 continue
             matrix = vocabulary_first(tensors[plan.model], self.aligned.vocabulary_axis)
-            filled = [served.rows for served in plan.approximated]
-            approximated = np.concatenate(filled) if filled else np.empty(0, dtype=np.int64)
-            statistics: dict[str, Any] = {
-                "row_norms": {
-                    "copied": _summary(_norms(matrix, plan.copied_to)),
-                    "approximated": _summary(_norms(matrix, approximated)),
-                }
-            }
-            fitted, support = defaultdict(list), []
-            facts = RowFacts.of(
-                plan.rows, plan.copied_to, filled, plan.without_donor_row, plan.overrides
-            )
-            for j, served in enumerate(plan.approximated):
-                code = codes.get(str(InputKey("code", i, j)))
-                if code is not None:
-                    support.append(Code.from_tensors(code).support_sizes().double())
-                for key, figures in served.row_fit.items():
-                    fitted[key].append(figures.double())
-                    facts.fit[served.rows] = figures.numpy()
-            if plan.approximated:
-                # Of the donor that serves most rows, where there are several.
-                most = max(plan.approximated, key=lambda served: len(served.rows))
-                statistics["in_force"] = most.in_force
-            statistics[_FACTS] = facts
-            for key, parts in fitted.items():
-                together = torch.cat(parts)
-                statistics[key] = _summary(together[~together.isnan()], FITS[key])
-            if support:
-                statistics["support_size"] = _summary(torch.cat(support))
-            found.append(statistics)
+            of_plan = [
+                codes.get(str(InputKey("code", i, j))) for j in range(len(plan.approximated))
+            ]
+            found.append(_measured(plan, matrix, of_plan))
         return found
+
+
+def _measured(
+    plan: RowPlan, matrix: Shaped[Tensor, "rows width"], codes: list[dict[str, Any] | None]
+) -> Measured:
+    """`codes`: for each entry of `plan.approximated` its code, if its method makes one."""
+    rows = [served.rows for served in plan.approximated]
+    approximated = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+    facts = RowFacts.of(plan.rows, plan.copied_to, rows, plan.without_donor_row, plan.overrides)
+    fitted, support = defaultdict(list), []
+    for served, code in zip(plan.approximated, codes, strict=True):
+        if code is not None:
+            support.append(Code.from_tensors(code).support_sizes().double())
+        for key, values in served.row_fit.items():
+            fitted[key].append(values.double())
+            facts.fit[served.rows] = values.numpy()
+    figures: dict[str, Any] = {
+        "row_norms": {
+            "copied": _summary(_norms(matrix, plan.copied_to)),
+            "approximated": _summary(_norms(matrix, approximated)),
+        }
+    }
+    for key, parts in fitted.items():
+        together = torch.cat(parts)
+        figures[key] = _summary(together[~together.isnan()], FITS[key])
+    if support:
+        figures["support_size"] = _summary(torch.cat(support))
+    # Of the donor that serves most rows, where there are several.
+    most = max(plan.approximated, key=lambda served: len(served.rows), default=None)
+    return Measured(figures, {} if most is None else most.in_force, facts)
 
 
 def _norms(matrix: Tensor, rows: np.ndarray) -> Tensor:
@@ -132,40 +147,33 @@ class CompleteRecord(Task[None]):
     def main_thread_only(self) -> bool:
         return True
 
-    def execute(self, **statistics: list[dict[str, Any]]) -> None:
-        measured: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    def execute(self, **statistics: list[Measured]) -> None:
+        measured: dict[str, list[Measured]] = defaultdict(list)
         new_rows: dict[str, list[np.ndarray]] = defaultdict(list)
         for i, task in enumerate(self.statistics):
-            for plan, of_model in zip(
-                task.aligned.plans, statistics[f"statistics_{i}"], strict=True
-            ):
+            found = statistics[f"statistics_{i}"]
+            for plan, of_model in zip(task.aligned.plans, found, strict=True):
                 name = str(plan.model)
                 measured[name].append(of_model)
                 new_rows[name] += [served.rows for served in plan.approximated]
                 new_rows[name].append(plan.without_donor_row)
         planned = self.planned.content
-        facts: dict[tuple[int, int], RowFacts] = {}
         models = []
         for m, model in enumerate(planned["models"]):
             name = model["model"]
-            tensors = []
-            for t, (entry, of_model) in enumerate(
-                zip(model["tensors"], measured[name], strict=True)
-            ):
-                tensors.append(_with_measured(entry, of_model))
-                if _FACTS in of_model:
-                    facts[m, t] = of_model[_FACTS]
-            complete = {**model, "tensors": tensors}
+            told = list(zip(model["tensors"], measured[name], strict=True))
+            complete = {**model, "tensors": [_with_measured(*both) for both in told]}
             if new_rows[name]:
                 complete["approximated_ids"] = written(np.concatenate(new_rows[name]))
             models.append(complete)
+            for t, (_, of_model) in enumerate(told):
+                if of_model.facts is not None:
+                    self.merge.row_facts[m, t] = of_model.facts
         warnings = list(dict.fromkeys([*planned["warnings"], *self.merge.log.run_warnings()]))
         self.merge.record = {**planned, "models": models, "warnings": warnings}
-        self.merge.row_facts = facts
 
 
-def _with_measured(planned: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+def _with_measured(planned: dict[str, Any], measured: Measured) -> dict[str, Any]:
     """A tensor's entry, with the parameters' values in force in place of those written."""
-    in_force = {**planned["parameters"], **measured.get("in_force", {})}
-    rest = {key: value for key, value in measured.items() if key not in ("in_force", _FACTS)}
-    return {**planned, "parameters": in_force, **rest}
+    in_force = {**planned["parameters"], **measured.in_force}
+    return {**planned, "parameters": in_force, **measured.figures}

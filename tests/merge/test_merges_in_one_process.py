@@ -25,8 +25,9 @@ from transformers import LlamaConfig, PreTrainedModel
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.models.known_model import without_data
+from mergekit_omp.transplant.inputs import MergeInputs
 from mergekit_omp.transplant.merge import Merge
-from mergekit_omp.transplant.planning import TransplantPlan
+from mergekit_omp.transplant.planning import PlannedOutput, TransplantPlan
 from mergekit_omp.transplant.row_plan import RowPlan
 from mergekit_omp.vocabulary import Alignment, Vocabulary
 
@@ -115,7 +116,7 @@ def test_a_merge_that_fails_leaves_the_others_as_they_are(
 
 
 def test_nothing_of_a_merge_outlives_it(base: Path, donor: Path, tmp_path: Path) -> None:
-    kinds = (Merge, TransplantPlan, RowPlan, Vocabulary, Alignment)
+    kinds = (Merge, MergeInputs, PlannedOutput, TransplantPlan, RowPlan, Vocabulary, Alignment)
     before = len(alive(*kinds))
     config = swap(base, donor, "mean")
     run_merge(MergeConfiguration.model_validate(config), str(tmp_path / "out"), QUIET)
