@@ -1,6 +1,7 @@
 """The constants by which `pursuit/choice.py` weighs searches, as they are on this machine.
 
     python benchmarks/costs.py
+    python benchmarks/costs.py --kriging    those of `kriging`'s estimates instead
 
 Times of a multiply-add against those of one of a large float32 product, which is measured beside
 each; the least of `--repeats`.
@@ -15,6 +16,8 @@ from collections.abc import Callable
 import torch
 from dictionaries import embeddings, machine
 
+from mergekit_omp.approximation.features import FeatureBlock, FeatureRows, anchor_features
+from mergekit_omp.approximation.neighbours import nearest_anchors
 from mergekit_omp.pursuit import compiled
 from mergekit_omp.pursuit.gram import STEPS, build, solve_by_gram
 from mergekit_omp.pursuit.lockstep import State
@@ -30,8 +33,12 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=512)
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--kriging", action="store_true", help="its constants, instead")
     options = parser.parse_args()
     print(f"{machine()}\n{vars(options)}\n")
+    if options.kriging:
+        kriging(options.atoms, options.targets, options.dim, options.repeats)
+        return
     targets = embeddings(options.targets, options.dim, seed=2)
     atoms = embeddings(options.atoms, options.dim, seed=1)
     problem = prepare(targets, atoms, options.k, None)
@@ -72,6 +79,29 @@ def main() -> None:
         each = options.k * (options.dim if dtype == torch.int8 else options.k)
         print(f"GRAM_COSTS[{dtype}]: {(slope - options.dim) / passes:.1f}")
         print(f"SPECULATION_COST ({dtype}): {once / each:.0f}")
+
+
+def kriging(anchors: int, targets: int, dim: int, repeats: int) -> None:
+    """What comparing with an anchor, and computing a feature, take next to a multiply-add."""
+    matrix = embeddings(anchors + 2 * targets, dim, seed=1).to(torch.bfloat16)
+    rows = FeatureRows.all_finite(matrix[:anchors])
+    few, many = (
+        FeatureBlock.of(rows, FeatureRows.all_finite(matrix[anchors:][:count]))
+        for count in (targets, 2 * targets)
+    )
+    compared, computed = [], []
+    one, other = matrix[:anchors].float(), matrix[anchors:].float()
+    for _ in range(repeats + 1):
+        unit = seconds(lambda: one @ other.T) / (one.numel() * len(other))
+        spent = [
+            seconds(lambda block=block: nearest_anchors([block], 16, torch.float32))
+            for block in (few, many)
+        ]
+        compared.append((spent[1] - spent[0]) / (one.numel() * targets) / unit)
+        once = seconds(lambda: anchor_features([few], slice(None), torch.float32))
+        computed.append(once / one.numel() / unit)
+    print(f"Comparing with an anchor: {sorted(compared[1:])[repeats // 2]:.2f}")
+    print(f"PASSES: {2 * min(computed[1:]):.0f}")
 
 
 def grown(problem: Problem, size: int) -> State:

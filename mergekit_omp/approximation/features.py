@@ -76,6 +76,15 @@ class FeatureBlock:
         found *= (indices >= 0)[:, None] / self.length
         return found
 
+    def products(
+        self, anchors: Int64[Tensor, "some"], vector: Float[Tensor, "dim"]
+    ) -> Float[Tensor, "some"]:
+        """Inner products of a vector with the features of some anchors."""
+        indices = self.anchors.indices[anchors]
+        found = self.anchors.matrix[indices.clamp_min(0)].to(vector.dtype) @ vector
+        found -= self.mean.to(vector.dtype) @ vector
+        return found * (indices >= 0) / self.length
+
 
 def anchor_features(
     blocks: Sequence[FeatureBlock], part: slice | Int64[Tensor, "part"], dtype: torch.dtype

@@ -67,6 +67,11 @@ NOISE = 0.3
 """Variance of a residual that its neighbours do not share, relative to that which they share."""
 
 
+PASSES = 900
+"""Multiply-adds in the time that it takes to compute a feature twice, from memory: 922 on one core
+of a busy Xeon with AMX, 2026-11-26, `python benchmarks/costs.py --kriging --atoms 12288`."""
+
+
 class Kriging(Approximation, frozen=True):
     """Ridge regression on all that is known of a token, and its neighbours' residuals.
 
@@ -113,16 +118,19 @@ class Kriging(Approximation, frozen=True):
         return frozenset({Needs.DONOR_ROWS, Needs.OTHER_MATRIX, Needs.TEXT})
 
     def cost(self, sizes: Sizes) -> Cost:
-        # As a rule three penalties are tried, in float64.
-        features = float(sizes.donor_dim + sizes.other_dim + sizes.base_dim)
-        normal = sizes.anchors * features * (features + sizes.base_dim)
+        # As a rule three penalties are tried, in float64. Features are read and written often.
+        compared = float(sizes.donor_dim + sizes.other_dim)
+        features = compared + sizes.base_dim
+        normal = sizes.anchors * features * (features + 2 * sizes.base_dim + PASSES)
         solved = 6 * (features**3 + features**2 * sizes.base_dim)
-        similar = 2 * all_similarities(sizes).multiply_adds
+        near = sizes.missing * compared * sizes.anchors
+        local = sizes.missing * self.neighbors * (features + sizes.base_dim) * PASSES
+        once = normal + solved + near + local
         if not self.adapt:
-            return Cost(normal + solved + similar)
+            return Cost(once)
         # The hidden anchors' rows are made twice: by all of it, and by the regression alone.
         every = all_similarities(dataclasses.replace(sizes, anchors=sizes.base_rows))
-        return Cost(3 * (normal + solved) + similar + every.multiply_adds)
+        return Cost(once + 2 * (normal + solved) + every.multiply_adds)
 
     def clamped(self, sizes: Sizes) -> Kriging:
         return self.model_copy(update={"neighbors": min(self.neighbors, sizes.anchors)})
@@ -144,9 +152,10 @@ class Kriging(Approximation, frozen=True):
         mean = finite_mean(base[rows]).to(dtype)
         width = sum(block.dim for block in known)
         bytes_each = dtype.itemsize * (3 * width + 3 * base.shape[1])
+        progress = problem.inputs.progress
 
         def training() -> Iterator[tuple[Tensor, Tensor]]:
-            for part in chunks(len(rows), bytes_each):
+            for part in chunks(len(rows), bytes_each, progress=progress, label="Regression"):
                 yield anchor_features(known, part, dtype), base[rows[part]].to(dtype) - mean
 
         fit = fit_ridge(training, width, base.shape[1], device=device, ridge=self.ridge)
@@ -163,7 +172,6 @@ class Kriging(Approximation, frozen=True):
         blank = ~(targets != 0).any(1)
         scale = self._error_scale(in_donor, residuals)
         errors = result.new_full((len(targets),), fit.squared_error * scale)
-        progress = problem.inputs.progress
         for part, found in self._neighbours(in_donor, dtype, base.shape[1], progress):
             result[part] += shares[1] * (found.weights[:, None] @ residuals[found.whose])[:, 0]
             errors[part] *= found.variances
@@ -268,7 +276,7 @@ class Kriging(Approximation, frozen=True):
         cosines, whose = found if themselves is None else without_themselves(*found, themselves)
         width = sum(block.dim for block in in_donor)
         bytes_each = dtype.itemsize * (2 * count * (width + base_dim) + 3 * count**2)
-        for part in chunks(len(whose), bytes_each):
+        for part in chunks(len(whose), bytes_each, progress=progress, label="Interpolation"):
             points = units(anchor_features(in_donor, whose[part].flatten(), dtype))
             points = points.reshape(-1, count, width)
             weights, variances = ordinary_kriging(cosines[part], points, LENGTH, NOISE)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.coarse_neighbours import CoarseAnchors, worthwhile
 from mergekit_omp.approximation.features import FeatureBlock, anchor_features, missing_features
 
 
@@ -26,13 +27,49 @@ def nearest_anchors(
     blocks: Sequence[FeatureBlock], count: int, dtype: torch.dtype, *, progress: bool = False
 ) -> tuple[Float[Tensor, "missing count"], Int64[Tensor, "missing count"]]:
     """Each missing token's `count` largest cosines with anchors, and the anchors' indices."""
-    missing = blocks[0].missing.indices
+    missing, dim = blocks[0].missing.indices, sum(block.dim for block in blocks)
     cosines = torch.zeros((len(missing), count), dtype=dtype, device=missing.device)
     whose = torch.zeros((len(missing), count), dtype=torch.int64, device=missing.device)
-    bytes_each = 3 * dtype.itemsize * sum(block.dim for block in blocks)
+    bytes_each = 3 * dtype.itemsize * dim
+    coarse = None
+    if worthwhile(missing.device):
+        anchors = len(blocks[0].anchors.indices)
+        coarse = CoarseAnchors.of(
+            anchors, dim, dtype, lambda part: anchor_features(blocks, part, dtype)
+        )
+        bytes_each += coarse.bytes_each
     for part in chunks(len(missing), bytes_each, progress=progress, label="Nearest anchors"):
         targets = units(missing_features(blocks, part, dtype))
-        cosines[part], whose[part] = _nearest(targets, blocks, count)
+        if coarse is None:
+            cosines[part], whose[part] = _nearest(targets, blocks, count)
+        else:
+            cosines[part], whose[part] = nearest_by(coarse, targets, blocks, count)
+    return cosines, whose
+
+
+def nearest_by(
+    coarse: CoarseAnchors,
+    targets: Float[Tensor, "targets features"],
+    blocks: Sequence[FeatureBlock],
+    count: int,
+) -> tuple[Float[Tensor, "targets count"], Int64[Tensor, "targets count"]]:
+    """The same as `_nearest`, from the few anchors that may be among the nearest."""
+    cosines = targets.new_empty((len(targets), count))
+    whose = torch.empty((len(targets), count), dtype=torch.int64)
+    parts = targets.split([block.dim for block in blocks], dim=1)
+    many = []
+    for row, picks in enumerate(coarse.candidates(targets, count)):
+        if picks is None:
+            many.append(row)
+            continue
+        products = [
+            block.products(picks, part[row]) for block, part in zip(blocks, parts, strict=True)
+        ]
+        found = torch.stack(products).sum(0) / coarse.lengths[picks]
+        cosines[row], places = found.topk(count)
+        whose[row] = picks[places]
+    if many:
+        cosines[many], whose[many] = _nearest(targets[many], blocks, count)
     return cosines, whose
 
 

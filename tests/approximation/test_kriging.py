@@ -15,8 +15,15 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import Ridge
 
 from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
+from mergekit_omp.approximation.coarse_neighbours import CoarseAnchors
+from mergekit_omp.approximation.features import (
+    FeatureBlock,
+    FeatureRows,
+    anchor_features,
+    missing_features,
+)
 from mergekit_omp.approximation.kriging import Kriging
-from mergekit_omp.approximation.neighbours import ordinary_kriging, units
+from mergekit_omp.approximation.neighbours import nearest_by, ordinary_kriging, units
 from mergekit_omp.approximation.pieces import pieces_of_missing, pieces_without_itself
 from mergekit_omp.approximation.ridge import GRID, fit_ridge
 
@@ -299,3 +306,31 @@ def test_a_broken_row_of_a_digit_spoils_no_number() -> None:
         anchor_rows=inputs.anchor_rows[kept],
     )
     assert Kriging().rows(without).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nearest_anchors_by_8_bit_integers_are_those_of_an_exhaustive_search(
+    dtype: torch.dtype,
+) -> None:
+    matrices = [random_base(1300, dim, seed=dim, dtype=dtype) for dim in (24, 16)]
+    for matrix in matrices:
+        # More copies of one row, but for the last digits, than there is room for candidates.
+        matrix[300:900] = matrix[:1] * (1 + torch.arange(600)[:, None] / 1e7)
+        matrix[1200] = matrix[:1]
+    matrices[1][5] = torch.nan
+    blocks = [
+        FeatureBlock.of(
+            FeatureRows.all_finite(matrix[:1200]), FeatureRows.all_finite(matrix[1200:])
+        )
+        for matrix in matrices
+    ]
+    coarse = CoarseAnchors.of(1200, 40, dtype, lambda part: anchor_features(blocks, part, dtype))
+    targets = units(missing_features(blocks, slice(None), dtype))
+    found = list(coarse.candidates(targets, 7))
+    assert found[0] is None, "so many alike do not fit"
+    assert all(len(picks) < 400 for picks in found if picks is not None)
+    assert sum(picks is not None for picks in found) > 50
+    cosines, whose = nearest_by(coarse, targets, blocks, 7)
+    expected, best = (targets @ units(anchor_features(blocks, slice(None), dtype)).T).topk(7, dim=1)
+    torch.testing.assert_close(cosines, expected, rtol=0, atol=1e-5)
+    assert torch.equal(whose[1:], best[1:])
