@@ -55,7 +55,8 @@ class CoarseAnchors:
             rows = vectors(part)
             lengths = torch.linalg.vector_norm(rows, dim=1).clamp_min(torch.finfo(dtype).tiny)
             made.integers[part], made.scales[part] = rounded(rows / lengths[:, None], part.start)
-            made.lengths[part] = lengths
+            # A vector of zeros has a cosine of 0 with all.
+            made.lengths[part] = lengths.where(lengths > torch.finfo(dtype).tiny, torch.inf)
         return made
 
     @property

@@ -66,7 +66,7 @@ def nearest_by(
             block.products(picks, part[row]) for block, part in zip(blocks, parts, strict=True)
         ]
         found = torch.stack(products).sum(0) / coarse.lengths[picks]
-        cosines[row], places = found.topk(count)
+        cosines[row], places = found.clamp_(-1, 1).topk(count)
         whose[row] = picks[places]
     if many:
         cosines[many], whose[many] = _nearest(targets[many], blocks, count)
