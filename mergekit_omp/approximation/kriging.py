@@ -54,7 +54,7 @@ from mergekit_omp.approximation.pieces import (
     pieces_without_itself,
 )
 from mergekit_omp.approximation.ridge import fit_ridge
-from mergekit_omp.approximation.shares import fit_shares, hide_anchors
+from mergekit_omp.approximation.shares import fit_shares, hide_anchors, squared_error
 from mergekit_omp.pursuit import Code, SparseCode
 
 LOG = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Kriging(Approximation, frozen=True):
         dtype, device = working_dtype(base), base.device
         targets, anchors, rows = targets.to(device), anchors.to(device), rows.to(device)
         texts = texts_of(self.name, problem.inputs)
-        shares = self._shares(problem, texts)
+        shares, change = self._shares(problem, texts)
         pieces = pieces_of_missing(texts)
         in_donor = _in_donor(problem, targets, anchors)
         spelled = FeatureBlock.of(
@@ -171,7 +171,7 @@ class Kriging(Approximation, frozen=True):
             result[part] = shares[0] * (missing_features(known, part, dtype) @ trend)
         blank = ~(targets != 0).any(1)
         scale = self._error_scale(in_donor, residuals)
-        errors = result.new_full((len(targets),), fit.squared_error * scale)
+        errors = result.new_full((len(targets),), fit.squared_error * scale * change)
         for part, found in self._neighbours(in_donor, dtype, base.shape[1], progress):
             result[part] += shares[1] * (found.weights[:, None] @ residuals[found.whose])[:, 0]
             errors[part] *= found.variances
@@ -190,15 +190,16 @@ class Kriging(Approximation, frozen=True):
         result[blank] = mean_row(base)
         return result
 
-    def _shares(self, problem: MissingRows, texts: Texts) -> list[float]:
+    def _shares(self, problem: MissingRows, texts: Texts) -> tuple[list[float], float]:
         """How much goes into a row of the regression, of its neighbours' residuals, and of the
-        estimates from all of the base's tokens."""
+        estimates from all of the base's tokens; and the squared error of hidden anchors so made,
+        over that without `adapt`."""
         alone = [1.0, 1.0, 0.0, 0.0]
         if not self.adapt or not self.neighbors or not problem.inputs.missing:
-            return alone
+            return alone, 1.0
         hidden = hide_anchors(problem, texts)
         if hidden is None:
-            return alone
+            return alone, 1.0
         inputs, base = hidden.problem.inputs, problem.base
         plain = self.model_copy(update={"adapt": False, "digits": False, "head_gain": 1.0})
         whole = plain.approximate(hidden.problem)
@@ -214,7 +215,11 @@ class Kriging(Approximation, frozen=True):
         estimates = [trend - mean, whole - trend, *more]
         shares = fit_shares(estimates, hidden.true.to(whole.dtype) - mean, hidden.use, alone)
         LOG.debug("kriging, %s: shares %s", problem.part.value, [f"{s:.2f}" for s in shares])
-        return shares
+        before, after = (
+            squared_error(estimates, hidden.true.to(whole.dtype) - mean, each)
+            for each in (alone, shares)
+        )
+        return shares, after / before if before else 1.0
 
     def made_of(self, problem: MissingRows) -> Code:
         """The neighbours of each missing token, whose residuals are added to the regression."""

@@ -107,3 +107,15 @@ def fit_shares(
     factor = np.linalg.cholesky(gram + pull * np.eye(len(start))).T
     target = scipy.linalg.solve_triangular(factor.T, right + pull * start, lower=True)
     return [float(share) for share in scipy.optimize.nnls(factor, target)[0]]
+
+
+def squared_error(
+    estimates: Sequence[Float[Tensor, "hidden base_dim"]],
+    true: Float[Tensor, "hidden base_dim"],
+    shares: Sequence[float],
+) -> float:
+    """The squared error of the sum of `shares[i]` times estimate i, over all hidden rows alike."""
+    left = true.double()
+    for share, estimate in zip(shares, estimates, strict=True):
+        left = left - share * estimate.double()
+    return float(left.square().sum())

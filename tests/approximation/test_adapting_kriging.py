@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
+from mergekit_omp.approximation.fit import PREDICTED_ERROR
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.approximation.shares import FEWEST, PULL, fit_shares
 from mergekit_omp.approximation.spelling import LENGTHS, nearest_by_spelling
@@ -115,6 +116,16 @@ def test_hidden_anchors_find_out_that_spelling_tells_the_rows() -> None:
     torch.testing.assert_close(
         Kriging(adapt=True).rows(problem), Kriging(adapt=True).rows(problem), rtol=0, atol=0
     )
+
+
+def test_what_adapting_wins_is_in_the_predicted_error() -> None:
+    told = []
+    for adapt in (False, True):
+        problem, _ = spelled_world(stems=150)
+        Kriging(adapt=adapt).rows(problem)
+        told.append(float(problem.inputs.row_fit[PREDICTED_ERROR.key].mean()))
+    # Half of the anchors are single bytes, of which nothing can be known.
+    assert told[1] < 0.9 * told[0]
 
 
 def test_with_few_anchors_it_is_what_it_is_without() -> None:
