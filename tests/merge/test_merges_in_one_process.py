@@ -123,11 +123,10 @@ def test_nothing_of_a_merge_outlives_it(base: Path, donor: Path, tmp_path: Path)
     short = swap(base, donor, parameters={"k": 400, "memory": 1000})
     with pytest.raises(TransplantError):
         run_merge(MergeConfiguration.model_validate(short), str(tmp_path / "short"), QUIET)
-    # mergekit's cache keeps the planners: see that they are there, and empty.
-    kept = len(alive(MergePlanner))
+    # mergekit's cache keeps planners: see that they are there, and empty.
+    assert alive(MergePlanner)
     in_memory = planner(config)
     tasks = in_memory.plan_in_memory()
-    assert len(alive(MergePlanner)) > kept
     assert len(alive(*kinds)) > before
     del tasks
     assert len(alive(*kinds)) == before
