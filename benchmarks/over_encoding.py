@@ -111,7 +111,7 @@ def streams(base: Path) -> tuple[torch.Tensor, torch.Tensor]:
     corpus = standard_library_corpus(DEMO.corpus)
     tokenizer = AutoTokenizer.from_pretrained(base)
     parts = (corpus.train, corpus.held_out)
-    train, held = (training._token_stream(tokenizer, [d.text for d in part]) for part in parts)
+    train, held = (training.token_stream(tokenizer, [d.text for d in part]) for part in parts)
     return train, held
 
 

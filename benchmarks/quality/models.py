@@ -157,6 +157,6 @@ def _train_on(
     """`train_model` with model and text on another device: its parts, since it knows of one."""
     untrained = replace(spec.training, steps=0)
     model = train_model(spec.architecture, untrained, tokenizer, texts).to(device)
-    stream = training._token_stream(tokenizer, texts).to(device)
+    stream = training.token_stream(tokenizer, texts).to(device)
     training._fit(model, spec.training, stream, progress_line=line, label=spec.name)
     return model.eval().cpu()
