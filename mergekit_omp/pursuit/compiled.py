@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 try:
     import numba
-    from numba.core.codegen import get_host_cpu_features
 
     from mergekit_omp.pursuit import kernel_cache
 except ImportError:  # torch alone is a working path
@@ -28,23 +27,6 @@ AVAILABLE = numba is not None and not numba.config.DISABLE_JIT
 
 MATHS = {"reassoc", "contract", "arcp", "nsz", "afn"}
 """What the compiler may do with floats. Not: assume that there are no infinities and no NaNs."""
-
-
-def use_wide_vectors() -> None:
-    """Has Numba use 512-bit vectors where the processor has them.
-
-    LLVM keeps to 256 bits on most of these processors, since early ones slowed down by wide
-    vectors; benchmarks/vector_width.py tells what the choice is worth. NUMBA_CPU_NAME and
-    NUMBA_CPU_FEATURES stay in force, and so does what Numba has already compiled for.
-    """
-    if numba.config.CPU_NAME is None and numba.config.CPU_FEATURES is None:
-        features = get_host_cpu_features()
-        if "+avx512vnni" in features.split(","):
-            numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
-
-
-if AVAILABLE:
-    use_wide_vectors()
 
 KERNELS: dict[str, tuple[Any, Callable[..., Any]]] = {}
 """Every kernel, compiled and as it was written."""
