@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM
 import mergekit_omp.growth  # noqa: F401  so that grown models load
 from benchmarks.over_encoding import streams
 from mergekit_omp.demo import training
+from mergekit_omp.demo.descent import descend
 from mergekit_omp.demo.models import default_cache_dir, make_models
 from mergekit_omp.growth.grow import plan, write
 from mergekit_omp.growth.settings import TableSettings
@@ -39,15 +40,22 @@ def train(model: Any, stream: torch.Tensor, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameter_groups(0.05), lr=2e-3, betas=(0.9, 0.98))
     settings = training.Training(steps=steps, batch_size=8, context=128, seed=7)
     batches = training._batches(stream, settings)
-    model.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min((step + 1) / 20, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    def loss() -> torch.Tensor:
         batch = next(batches)
-        model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        return model(input_ids=batch, labels=batch, use_cache=False).loss
+
+    model.train()
+    descend(
+        list(model.parameters()),
+        optimizer,
+        loss,
+        steps=steps,
+        warmup=20,
+        decay=lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)),
+        label="training",
+        progress_line=None,
+    )
 
 
 def passes(model: Any, prompts: torch.Tensor, **settings: Any) -> tuple[float, list[torch.Tensor]]:
