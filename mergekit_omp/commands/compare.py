@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mergekit_omp.commands import windows
 from mergekit_omp.commands.merge_options import TakesMergeOptions
 from mergekit_omp.commands.settings import parameters
 
@@ -46,14 +47,8 @@ _METHODS = "--methods"
     type=click.IntRange(min=1),
     help="Tokens that the model sees at once.  [default: 2048, or what it can read]",
 )
-@click.option(
-    "--stride",
-    type=click.IntRange(min=1),
-    help="Tokens by which windows advance in a long document.  [default: half the context]",
-)
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Windows at once.  [default: what 1 GiB holds]"
-)
+@windows.stride
+@windows.batch_size
 @click.option(
     "--device",
     help="Where rows are made and the text is read: cpu, cuda, cuda:1, ...  [default: rows as "

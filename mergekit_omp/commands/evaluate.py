@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from mergekit_omp.commands import windows
+
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1)
@@ -47,14 +49,8 @@ import click
     type=click.IntRange(min=1),
     help="Tokens that a model sees at once.  [default: 2048, or what all models can read]",
 )
-@click.option(
-    "--stride",
-    type=click.IntRange(min=1),
-    help="Tokens by which windows advance in a long document.  [default: half the context]",
-)
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Windows at once.  [default: what 1 GiB holds]"
-)
+@windows.stride
+@windows.batch_size
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
     "--dtype",
