@@ -33,7 +33,8 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 # Two processes, a file of tests whole in one of them. Threads that wait in a loop are slow where
-# cores are shared.
+# cores are shared. macOS would end forks of a process that has used its frameworks.
+test: export OBJC_DISABLE_INITIALIZE_FORK_SAFETY = YES
 test: lint $(READERS)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 

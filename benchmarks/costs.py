@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from dictionaries import embeddings, machine
@@ -58,7 +59,7 @@ def main() -> None:
     for way in ways:
         if way is not Way.GRAM:
             search = search_by(problem, way)
-            print(f"COSTS[{way}]: {least(lambda s=search: s.find(targets, free)) / size:.2f}")
+            print(f"COSTS[{way}]: {least(partial(search.find, targets, free)) / size:.2f}")
     half = grown(problem, options.k // 2)
     rows, picks = half.active, torch.arange(options.k // 2, options.k // 2 + len(targets))
     best = (targets * atoms[picks]).sum(dim=1).abs() + 1
@@ -72,7 +73,7 @@ def main() -> None:
         for count in (options.atoms // 2, options.atoms):
             part = prepare(targets, atoms[:count], options.k, None)
             table = build(part, dtype)
-            spent = least(lambda p=part, t=table: solve_by_gram(p, t, options.targets))
+            spent = least(partial(solve_by_gram, part, table, options.targets))
             times.append(spent / len(targets))
         slope = 2 * (times[1] - times[0]) / options.atoms
         once = times[0] - slope * options.atoms / 2
@@ -94,8 +95,7 @@ def kriging(anchors: int, targets: int, dim: int, repeats: int) -> None:
     for _ in range(repeats + 1):
         unit = seconds(lambda: one @ other.T) / (one.numel() * len(other))
         spent = [
-            seconds(lambda block=block: nearest_anchors([block], 16, torch.float32))
-            for block in (few, many)
+            seconds(partial(nearest_anchors, [block], 16, torch.float32)) for block in (few, many)
         ]
         compared.append((spent[1] - spent[0]) / (one.numel() * targets) / unit)
         once = seconds(lambda: anchor_features([few], slice(None), torch.float32))

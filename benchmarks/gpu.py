@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def pursuits(options: argparse.Namespace, device: torch.device) -> None:
         problem = prepare(targets, dictionary, options.k, None)
         some = targets[: options.peer_targets]
         peer, (expected, _) = timed(
-            device, lambda d=dictionary, t=some: by_batches(batch_omp, t, d, options.k)
+            device, partial(by_batches, batch_omp, some, dictionary, options.k)
         )
         peer_each = peer / len(some)
         rows = [f"| {atoms} | {dim} | `batch_omp` | {peer_each * 1e3:.2f} | 1 | | | | |"]
@@ -122,7 +123,7 @@ def pursuits(options: argparse.Namespace, device: torch.device) -> None:
             solve_planned(warm, plan)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            spent, code = timed(device, lambda p=problem, plan=plan: solve_planned(p, plan))
+            spent, code = timed(device, partial(solve_planned, problem, plan))
             each = spent / len(targets)
             same = agreeing(code, expected)
             # A sweep multiplies all atoms with a batch, and reads them, coarse, once for it.

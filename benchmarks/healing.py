@@ -182,9 +182,9 @@ def tables(results: Sequence[Healed], ceilings: dict[str, Healed]) -> str:
             for start, result in of_pair.items()
             if start != "zero"
         )
-        best = min(long.curve, key=lambda step: long.curve[step])
+        last = min(long.curve, key=lambda step: long.curve[step])
         lines.append(
-            f"| {arrow(pair)} | {long.own:.3f} | {zero:.3f} | {long.best:.3f} | {best} | {shares} |"
+            f"| {arrow(pair)} | {long.own:.3f} | {zero:.3f} | {long.best:.3f} | {last} | {shares} |"
         )
     return "\n".join(lines)
 

@@ -85,9 +85,10 @@ class _Ours:
 
     def __init__(self, whole: Problem, search: str, memory: int | None, tables: _Tables) -> None:
         self.plan: Plan = choose(whole, search, memory)
-        self.table, self.set_up = (
-            (None, 0.0) if self.plan.gram is None else tables.get(self.plan.gram)
-        )
+        self.table: gram.Gram | None = None
+        self.set_up = 0.0
+        if self.plan.gram is not None:
+            self.table, self.set_up = tables.get(self.plan.gram)
         self.solve(whole.subset(torch.arange(2)))  # compiles, or loads what is compiled
 
     def solve(self, part: Problem) -> SparseCode:

@@ -13,6 +13,7 @@ Run from the repository: python benchmarks/reliability.py --kills 200 --full-dis
 from __future__ import annotations
 
 import os
+from functools import partial
 
 # Children are forked: no pool of threads may run in this process before.
 os.environ.update(
@@ -201,11 +202,9 @@ class Study:
     @classmethod
     def of(cls, world: World) -> Study:
         outs = [world.folder / f"whole{i}" for i in range(2)]
-        statuses = [
-            in_a_child(lambda i=i, out=out: world.merge(i, out))[1] for i, out in enumerate(outs)
-        ]
+        statuses = [in_a_child(partial(world.merge, i, out))[1] for i, out in enumerate(outs)]
         assert statuses == [0, 0], statuses
-        marks = [in_a_child(lambda out=out: fingerprint(out))[1] for out in outs]
+        marks = [in_a_child(partial(fingerprint, out))[1] for out in outs]
         assert NONE not in marks and marks[0] != marks[1]
         return cls(world, world.folder, (marks[0], marks[1]), {})
 
@@ -263,7 +262,7 @@ def kills(study: Study, count: int, rng: random.Random) -> None:
         by_operation = (share + 1) // 2
         total = operations(study.world, new, study.prepared(out, old))
         started = time.monotonic()
-        in_a_child(lambda new=new: study.world.merge(new, study.world.folder / "timed"))
+        in_a_child(partial(study.world.merge, new, study.world.folder / "timed"))
         whole = time.monotonic() - started
         for j in range(share):
             study.prepared(out, old)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from benchmarks.quality.packages import RealRows
 from mergekit_omp.demo.corpus import CorpusSpec, standard_library_corpus
@@ -39,7 +39,7 @@ class SentenceCheck:
         return float(torch.cosine_similarity(found, self._own[touched], dim=1).mean())
 
     @cached_property
-    def _model(self) -> torch.nn.Module:
+    def _model(self) -> PreTrainedModel:
         return AutoModel.from_pretrained(self._folder, dtype=torch.float32).eval()
 
     @cached_property

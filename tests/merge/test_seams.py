@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 from merges import swap, write_config
 from packaging.requirements import Requirement
 
@@ -28,10 +28,10 @@ def test_the_supported_versions_are_those_that_pip_installs() -> None:
     assert [r.specifier for r in required if r.name == "mergekit"] == [SUPPORTED]
 
 
-def one(first, second, third=3): ...
-def two(second, first): ...
-def more(first, second, needed): ...
-def rest(first, second, *args, **kwargs): ...
+def one(first, second, third=3) -> None: ...
+def two(second, first) -> None: ...
+def more(first, second, needed) -> None: ...
+def rest(first, second, *args, **kwargs) -> None: ...
 
 
 @pytest.mark.parametrize(
