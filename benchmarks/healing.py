@@ -67,6 +67,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="where results are kept")
     parser.add_argument("--corpus", type=Path, help="a folder of .txt files: more text")
+    parser.add_argument("--cache", type=Path, help="where models and scores are kept")
     parser.add_argument("--pairs", nargs="+", default=["X:Z", "Z:X"], metavar="BASE:DONOR")
     parser.add_argument("--starts", nargs="+", default=["zero", "omp", "kriging"])
     parser.add_argument("--steps", type=int, default=300)
@@ -76,7 +77,8 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     options = {"patience": arguments.steps, "rate": arguments.rate}
-    made = {pair: prepared(pair, arguments.corpus) for pair in arguments.pairs}
+    cache = arguments.cache or default_cache_dir()
+    made = {pair: prepared(pair, arguments.corpus, cache) for pair in arguments.pairs}
     # A start of every pair first, so that a run that ends early has something of each.
     found = {
         (pair, start): healed(
@@ -96,15 +98,13 @@ def main() -> None:
     print(tables(results, ceilings))
 
 
-def prepared(pair: str, corpus: Path | None) -> tuple[PairBench, Parted]:
+def prepared(pair: str, corpus: Path | None, cache: Path) -> tuple[PairBench, Parted]:
     """The two models, what the base was trained on, and the held-out text."""
     base, _, donor = pair.partition(":")
     texts = read_texts(corpus, SMALL.corpus, SMALL.held_out_bytes, SMALL.document_characters)
     specs = [spec for spec in SMALL.models if spec.name in (base, donor)]
-    models = make_models(
-        specs, [texts.mixed(spec.shares) for spec in specs], default_cache_dir(), progress=True
-    )
-    bench = PairBench(models[base], models[donor], texts.held_out, default_cache_dir())
+    models = make_models(specs, [texts.mixed(spec.shares) for spec in specs], cache, progress=True)
+    bench = PairBench(models[base], models[donor], texts.held_out, cache)
     (read,) = (texts.mixed(spec.shares) for spec in specs if spec.name == base)
     return bench, Parted(tuple(read), tuple(document.text for document in texts.held_out))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mergekit_omp.commands import windows
+from mergekit_omp.commands import reading_options
 from mergekit_omp.commands.merge_options import TakesMergeOptions
 from mergekit_omp.commands.settings import parameters
 
@@ -18,15 +18,7 @@ _METHODS = "--methods"
 @click.command(cls=TakesMergeOptions)
 @click.argument("config_file", metavar="CONFIG", type=click.Path(exists=True, dir_okay=False))
 @click.argument("more_methods", metavar="[METHOD]...", nargs=-1)
-@click.option(
-    "--text",
-    "texts",
-    metavar="PATH",
-    multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="A UTF-8 text file to predict, or a folder of .txt and .jsonl files; of .jsonl files each "
-    'line\'s "text". Write it once for each.',
-)
+@reading_options.text("to predict")
 @click.option(
     _METHODS,
     "methods",
@@ -35,20 +27,14 @@ _METHODS = "--methods"
     help="A method to compare, with parameters or without: kriging, 'omp k=16'. Write it once for "
     "each, or the methods behind CONFIG.  [default: all that the donor allows]",
 )
-@click.option(
-    "--split",
-    type=click.Choice(["auto", "file", "paragraph", "line"]),
-    default="auto",
-    show_default=True,
-    help="What a document is, as of mergekit-omp evaluate.",
-)
+@reading_options.split()
 @click.option(
     "--context",
     type=click.IntRange(min=1),
     help="Tokens that the model sees at once.  [default: 2048, or what it can read]",
 )
-@windows.stride
-@windows.batch_size
+@reading_options.stride
+@reading_options.batch_size
 @click.option(
     "--device",
     help="Where rows are made and the text is read: cpu, cuda, cuda:1, ...  [default: rows as "

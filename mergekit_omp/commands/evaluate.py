@@ -8,28 +8,13 @@ from typing import Any
 
 import click
 
-from mergekit_omp.commands import windows
+from mergekit_omp.commands import reading_options
 
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1)
-@click.option(
-    "--text",
-    "texts",
-    metavar="PATH",
-    multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="A UTF-8 text file to predict, or a folder of .txt and .jsonl files; of .jsonl files each "
-    'line\'s "text". Write it once for each.',
-)
-@click.option(
-    "--split",
-    type=click.Choice(["auto", "file", "paragraph", "line"]),
-    default="auto",
-    show_default=True,
-    help="What a document is. auto: a file where there are 10 or more, else a stretch of "
-    "paragraphs of at least 2000 bytes.",
-)
+@reading_options.text("to predict")
+@reading_options.split()
 @click.option(
     "--base",
     metavar="MODEL",
@@ -49,8 +34,8 @@ from mergekit_omp.commands import windows
     type=click.IntRange(min=1),
     help="Tokens that a model sees at once.  [default: 2048, or what all models can read]",
 )
-@windows.stride
-@windows.batch_size
+@reading_options.stride
+@reading_options.batch_size
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
     "--dtype",

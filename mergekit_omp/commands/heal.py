@@ -8,27 +8,14 @@ from typing import Any
 
 import click
 
+from mergekit_omp.commands import reading_options
+
 
 @click.command()
 @click.argument("out")
 @click.argument("healed")
-@click.option(
-    "--text",
-    "texts",
-    metavar="PATH",
-    multiple=True,
-    required=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="A UTF-8 text file to train on, or a folder of .txt and .jsonl files; of .jsonl files each "
-    'line\'s "text". Write it once for each.',
-)
-@click.option(
-    "--split",
-    type=click.Choice(["auto", "file", "paragraph", "line"]),
-    default="auto",
-    show_default=True,
-    help="What a document is, as in evaluate. The last documents are held out.",
-)
+@reading_options.text("to train on", required=True)
+@reading_options.split(" The last documents are held out.")
 @click.option(
     "--steps", type=click.IntRange(min=1), default=300, show_default=True, help="At most."
 )
