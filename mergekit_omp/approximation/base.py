@@ -197,6 +197,11 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
         """
         return Part.INPUT if part == Part.INPUT else Part.HEAD
 
+    def sequence_weights(self, count: int, part: Part) -> list[float]:
+        """What each of `count` of the base's tokens counts in the row of one that stands for all of
+        them, one after the other. They sum to 1."""
+        return [1 / count] * count
+
     def cost(self, sizes: Sizes) -> Cost:
         """What such a problem takes. Raises ValueError where the method would refuse it."""
         return Cost()

@@ -89,6 +89,11 @@ class Subword(Approximation, frozen=True):
             residual_norms=torch.full((inputs.missing,), torch.nan),
         )
 
+    def sequence_weights(self, count: int, part: Part) -> list[float]:
+        """As of the pieces of a missing token."""
+        into_input = part == Part.INPUT
+        return _weights(self.input if into_input else self.head, count, self.decay, into_input)
+
     def _segmented(
         self, texts: Texts, base: Float[Tensor, "base_rows base_dim"]
     ) -> dict[int, list[int]]:
@@ -105,9 +110,7 @@ class Subword(Approximation, frozen=True):
         return segmented
 
     def _piece_weights(self, segments: Sequence[Sequence[int]], part: Part) -> list[list[float]]:
-        into_input = part == Part.INPUT
-        rule = self.input if into_input else self.head
-        return [_weights(rule, len(pieces), self.decay, into_input) for pieces in segments]
+        return [self.sequence_weights(len(pieces), part) for pieces in segments]
 
 
 def _weights(rule: Rule, count: int, decay: float, into_input: bool) -> list[float]:

@@ -147,7 +147,7 @@ def gather(run: DryRun) -> Facts:
 def _kept(plan: RowPlan) -> Bool[np.ndarray, "rows"]:
     kept = np.zeros(plan.rows, dtype=bool)
     kept[plan.copied_to] = True
-    kept[[row for row, _, _ in plan.overrides]] = True
+    kept[[override.output_id for override in plan.overrides]] = True
     return kept
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from mergekit.common import ModelReference
 
 from mergekit_omp.models.tokenizers import Vocabularies
-from mergekit_omp.transplant.row_plan import RowPlan
+from mergekit_omp.transplant.row_plan import OverriddenRow, RowPlan
 from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
 
 _TURN_START = (
@@ -97,7 +97,7 @@ def control_tokens(
     `gained` are ordinary tokens that a union adds; they are left out.
     """
     output, model = alignment.output, alignment.model
-    overrides = {row: (source, at) for row, source, at in plan.overrides}
+    overrides = {override.output_id: override for override in plan.overrides}
     copied, without_donor_row = set(plan.copied_to.tolist()), set(plan.without_donor_row.tolist())
     roles: dict[int, list[str]] = {}
     for role, i in output.roles.items():
@@ -112,8 +112,8 @@ def control_tokens(
         source: str | None = None
         source_model: ModelReference | None = None
         if i in overrides:
-            source_model, rows = overrides[i]
-            fate, source = Fate.OVERRIDE, _override_source(vocabularies, source_model, rows)
+            source_model = overrides[i].model
+            fate, source = Fate.OVERRIDE, _override_source(vocabularies, overrides[i])
         elif i in copied:
             fate = Fate.ROLE if alignment.match[i] == Match.ROLE else Fate.STRING
             source = model.strings[int(alignment.source[i])]
@@ -126,14 +126,15 @@ def control_tokens(
     return found
 
 
-def _override_source(
-    vocabularies: Vocabularies, model: ModelReference | None, rows: tuple[int, ...]
-) -> str:
-    if model is None:
+def _override_source(vocabularies: Vocabularies, override: OverriddenRow) -> str:
+    if override.model is None:
         return "a row of zeros"
-    strings = vocabularies.vocabulary(model).strings
-    named = [(strings[row] if row < len(strings) else None) or f"id {row}" for row in rows]
-    return named[0] if len(named) == 1 else f"the mean of {' '.join(named)}"
+    strings = vocabularies.vocabulary(override.model).strings
+    named = [(strings[row] if row < len(strings) else None) or f"id {row}" for row in override.rows]
+    if len(named) == 1:
+        return named[0]
+    alike = len(set(override.weights)) == 1
+    return f"{'the mean' if alike else 'a weighted mean'} of {' '.join(named)}"
 
 
 def unmatched(tokens: Iterable[ControlToken]) -> list[ControlToken]:

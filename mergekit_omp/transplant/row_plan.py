@@ -7,7 +7,7 @@ that hold the same plan are equal, and mergekit's graph runs a code that models 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,6 +102,18 @@ class ApproximatedRows:
         return first, other
 
 
+class OverriddenRow(NamedTuple):
+    """A row that `tokenizer: tokens:` gives to a token of the output."""
+
+    output_id: int
+    model: ModelReference | None
+    """None for a row of zeros."""
+    rows: tuple[int, ...]
+    """The model's rows that are added up."""
+    weights: tuple[float, ...]
+    """What each of them counts."""
+
+
 @dataclass(frozen=True, eq=False)
 class RowPlan:
     """Where each row of one model's aligned tensor comes from."""
@@ -116,8 +128,7 @@ class RowPlan:
     approximated: tuple[ApproximatedRows, ...]
     without_donor_row: Int[np.ndarray, "without_donor_row"]
     """Output ids that no donor has a usable row for: they get the mean of the model's rows."""
-    overrides: tuple[tuple[int, ModelReference | None, tuple[int, ...]], ...]
-    """(output id, model, rows) from `tokenizer: tokens:`: their mean; zeros without a model."""
+    overrides: tuple[OverriddenRow, ...]
     padding: Int[np.ndarray, "padding"]
     """Output ids without a token: they get the mean of the token rows, as mergekit does."""
 

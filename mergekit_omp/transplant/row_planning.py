@@ -19,7 +19,13 @@ from mergekit_omp.transplant.config import TokenizerSource
 from mergekit_omp.transplant.inputs import MergeInputs
 from mergekit_omp.transplant.log import MergeLog
 from mergekit_omp.transplant.predictions import Predictions
-from mergekit_omp.transplant.row_plan import ApproximatedRows, CodingRows, EncodeMissing, RowPlan
+from mergekit_omp.transplant.row_plan import (
+    ApproximatedRows,
+    CodingRows,
+    EncodeMissing,
+    OverriddenRow,
+    RowPlan,
+)
 from mergekit_omp.transplant.token_settings import Override
 from mergekit_omp.transplant.vocabulary_tensors import PlannedTensor
 from mergekit_omp.vocabulary import Alignment, Kind, Match, Vocabulary
@@ -161,7 +167,7 @@ class RowPlanner:
                 approximated=of_model,
                 without_donor_row=without_donor_row,
                 overrides=tuple(
-                    (o.output_id, o.model, self._override_rows(o, tensor)) for o in overrides
+                    self._overridden(override, tensor, approximation) for override in overrides
                 ),
                 padding=np.concatenate(
                     [
@@ -346,9 +352,11 @@ class RowPlanner:
         planned = self._predictions.plan(approximation, tensor.models[model], served.rows)
         return (replace(served, predict=planned.task),), {"hypernetwork": planned.facts}
 
-    def _override_rows(self, override: Override, tensor: PlannedTensor) -> tuple[int, ...]:
+    def _overridden(
+        self, override: Override, tensor: PlannedTensor, approximation: Approximation
+    ) -> OverriddenRow:
         if override.model is None:
-            return ()
+            return OverriddenRow(override.output_id, None, (), ())
         if override.model not in tensor.models:
             raise TransplantError(
                 f"`tokens:` takes the row of {override.token!r} from {override.model}, which has "
@@ -361,7 +369,8 @@ class RowPlanner:
                     f"`tokens:` takes the row of {override.token!r} from id {row} of "
                     f"{override.model}, whose {tensor.weight.name} has {count} rows."
                 )
-        return override.rows
+        weights = approximation.sequence_weights(len(override.rows), tensor.part)
+        return OverriddenRow(override.output_id, override.model, override.rows, tuple(weights))
 
     def _warn_of_mean_rows(
         self, without_donor_row: np.ndarray, models: list[ModelReference]

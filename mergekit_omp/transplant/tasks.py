@@ -153,14 +153,14 @@ def _align(
         aligned[index(served.rows)] = rows.to(base.device, aligned.dtype)
     if len(plan.without_donor_row):
         aligned[index(plan.without_donor_row)] = finite_mean(base).to(aligned.dtype)
-    for row, model, sources in plan.overrides:
+    for row, model, sources, weights in plan.overrides:
         if model is None:
             aligned[row] = 0
         elif len(sources) == 1:
             aligned[row] = matrices[model][sources[0]].to(aligned.dtype)
         else:
             wide = matrices[model][list(sources)].to(working_dtype(aligned))
-            aligned[row] = wide.mean(0).to(aligned.dtype)
+            aligned[row] = (wide.new_tensor(weights) @ wide).to(aligned.dtype)
     if len(plan.padding):
         kept = torch.ones(plan.rows, dtype=torch.bool, device=base.device)
         kept[index(plan.padding)] = False
