@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READERS := .readers/transformers-4.57.6
 
-.PHONY: demo test lesser lint docs docs-serve oracles ray readers clean
+.PHONY: demo test lesser lint docs docs-serve oracles ray distillation readers clean
 
 $(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/no-deps.txt
 	$(PYTHON) -m venv $(VENV)
@@ -62,6 +62,11 @@ oracles: $(READY)
 ray: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest tests/comparison/on_ray.py
+
+# Opt-in: the distillation page's script for TRL.
+distillation: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[distillation]'
+	$(BIN)/python -m pytest tests/recipes/with_trl.py
 
 clean:
 	rm -rf $(VENV) .readers build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

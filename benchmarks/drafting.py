@@ -3,17 +3,18 @@
 The demo's base (trained once, minutes) becomes a draft for a target of four times its size, which is
 trained here and kept in DIR: swapped, with a layer less, and trained afterwards on text that the
 target has written, in three ways. Counts passes of the target in assisted generation on held-out
-prompts, five guesses at a time.
+prompts, five guesses at a time. What was made or measured once stays in DIR.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ TARGET = ModelSpec(
     architecture=Architecture(hidden_size=256, layers=4, heads=4, intermediate_size=704),
     training=replace(DEMO.donor.training, steps=600, learning_rate=3e-3),
 )
-GUESSES, PROMPT, LENGTH = 5, 24, 48
+GUESSES, PROMPT, LENGTH = 5, 24, 40
 WINDOW = 128
 """Tokens of each text that the target writes."""
 
@@ -215,7 +216,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="where the demo's models are kept")
     parser.add_argument("--steps", type=int, default=300, help="of each training")
     parser.add_argument("--texts", type=int, default=1500, help="that the target writes")
-    parser.add_argument("--prompts", type=int, default=40)
+    parser.add_argument("--prompts", type=int, default=24)
     arguments = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -232,10 +233,10 @@ def main() -> None:
         found = [ids[:length] for ids in encoded if len(ids) >= length]
         return torch.tensor([found[i * len(found) // most] for i in range(min(most, len(found)))])
 
-    kept = out / f"written-{arguments.texts}.pt"
-    if not kept.exists():
-        torch.save(written_by(target, starts(corpus.train, 8, arguments.texts)), kept)
-    written = torch.load(kept)
+    text = out / f"written-{arguments.texts}.pt"
+    if not text.exists():
+        torch.save(written_by(target, starts(corpus.train, 8, arguments.texts)), text)
+    written = torch.load(text)
     windows, unseen = written[:-100], written[-100:]
     texts = parted(tokenizer.batch_decode(windows, skip_special_tokens=True))
 
@@ -265,14 +266,21 @@ def main() -> None:
     rows.append(("`kriging`, two of three layers", short))
     rows += [(f"two of three layers, {how}", path) for how, path in trained(short)[1:]]
     prompts = starts(corpus.held_out, PROMPT, arguments.prompts)
-    print(f"target {count(target)}, draft {count(load(out / 'kriging'))} parameters")
+    print(f"target {size_of(target)}, draft {size_of(load(out / 'kriging'))} parameters")
     print("| draft | agreement | tokens a pass | guesses taken | tokens a pass | guesses taken |")
     print("|---|---:|---:|---:|---:|---:|")
     for label, path in rows:
-        draft = load(path)
-        cells = [f"{agreement(target, draft, unseen):.1%}"]
-        for sample in (False, True):
-            found = drafted(target, draft, prompts, sample)
+        kept = path.with_name(f"{path.name}-{len(prompts)}.json")
+        if not kept.exists():
+            draft = load(path)
+            measured = {
+                "agreement": agreement(target, draft, unseen),
+                "drafted": [asdict(drafted(target, draft, prompts, s)) for s in (False, True)],
+            }
+            kept.write_text(json.dumps(measured), encoding="utf-8")
+        measured = json.loads(kept.read_text(encoding="utf-8"))
+        cells = [f"{measured['agreement']:.1%}"]
+        for found in (Drafted(**counts) for counts in measured["drafted"]):
             cells += [f"{found.written / found.passes:.2f}", f"{found.taken:.0%}"]
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}")
@@ -282,7 +290,7 @@ def load(path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
-def count(model: Any) -> str:
+def size_of(model: Any) -> str:
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million"
 
 

@@ -11,7 +11,10 @@ import click
 def parameters(settings: Iterable[str], option: str) -> dict[str, Any]:
     """Values by name, read as YAML reads them. Raises BadParameter, which names `option`."""
     import yaml
+    from mergekit.config import ParameterSetting
+    from pydantic import TypeAdapter, ValidationError
 
+    setting_of = TypeAdapter(ParameterSetting)
     found: dict[str, Any] = {}
     for setting in settings:
         name, is_set, value = setting.partition("=")
@@ -26,5 +29,13 @@ def parameters(settings: Iterable[str], option: str) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise click.BadParameter(
                 f"the value of {name} is not YAML: {value}", param_hint=option
+            ) from error
+        try:
+            setting_of.validate_python(found[name])
+        except ValidationError as error:
+            raise click.BadParameter(
+                f"{name} is {value or 'left empty'}; write a value, or {{filter: TENSOR, value: "
+                "VALUE}, or a list of such",
+                param_hint=option,
             ) from error
     return found

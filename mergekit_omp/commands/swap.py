@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from mergekit_omp.commands.merge_options import TakesMergeOptions
 from mergekit_omp.commands.settings import parameters
+
+
+def _of_tokensurgeon(word: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
+    """For an option of mergekit-tokensurgeon: says what to write here."""
+
+    def refuse(_: click.Context, option: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise click.UsageError(
+                f"{option.opts[-1]} is an option of mergekit-tokensurgeon. Write {word}{value} here."
+            )
+
+    return refuse
 
 
 @click.command(cls=TakesMergeOptions)
@@ -28,6 +41,16 @@ from mergekit_omp.commands.settings import parameters
     metavar="NAME=VALUE",
     multiple=True,
     help="A parameter, such as match_donor_rows=true. Give it once for each parameter.",
+)
+@click.option(
+    "-k", hidden=True, expose_value=False, callback=_of_tokensurgeon("--method omp --set k=")
+)
+@click.option(
+    "-a",
+    "--approximation-method",
+    hidden=True,
+    expose_value=False,
+    callback=_of_tokensurgeon("--method "),
 )
 @click.option("--dtype", help="Of the output's weights.  [default: as the base has them]")
 def swap(
@@ -50,6 +73,10 @@ def swap(
     """
     from mergekit.options import MergeOptions, add_merge_options
 
+    out_path = os.path.expanduser(_given(out_path, "OUT"))
+    base, donor = local(_given(base, "BASE")), local(_given(donor, "DONOR"))
+    if os.path.realpath(base) == os.path.realpath(donor):
+        raise click.UsageError(f"BASE and DONOR are both {donor}: there is nothing to swap.")
     source = config_text(base, donor, method, parameters(settings, "--set"), dtype)
 
     def run(merge_options: MergeOptions) -> None:
@@ -66,8 +93,15 @@ def swap(
     add_merge_options(run)(**options)
 
 
+def _given(value: str, argument: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("the name is empty", param_hint=argument)
+    return value
+
+
 def local(model: str) -> str:
     """The name of a model, a folder as `./folder`: mergekit's card asks a hub for other names."""
+    model = os.path.expanduser(model)
     here = os.path.isdir(model) and not os.path.isabs(model) and not model.startswith(".")
     return os.path.join(".", model) if here else model
 
@@ -81,8 +115,11 @@ def config_text(
     from mergekit_omp.approximation.registry import APPROXIMATIONS
 
     if method not in APPROXIMATIONS:
-        near = difflib.get_close_matches(method, APPROXIMATIONS, n=1)
+        alone, _, inner = method.partition("+")
+        near = difflib.get_close_matches(alone.lower(), APPROXIMATIONS, n=1)
         guess = f" Did you mean {near[0]}?" if near else ""
+        if inner and alone in APPROXIMATIONS:
+            guess = f" A swap takes {alone} alone: to merge by {inner} as well, write a config."
         raise click.BadParameter(
             f"there is no method {method!r}.{guess} Choose one of {', '.join(APPROXIMATIONS)}.",
             param_hint="--method",
@@ -90,9 +127,9 @@ def config_text(
     config: dict[str, Any] = {
         # mergekit has a method of its own by the name of `linear`.
         "merge_method": "linear+passthrough" if method == "linear" else method,
-        "base_model": local(base),
-        "models": [{"model": local(base)}],
-        "tokenizer_source": local(donor),
+        "base_model": base,
+        "models": [{"model": base}],
+        "tokenizer_source": donor,
     }
     if settings:
         config["parameters"] = settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -33,11 +34,21 @@ def check_path(path: ModelPath, what: str) -> None:
     name = path.path
     if os.path.exists(name) or not looks_like_a_path(name):
         return
-    parent = Path(os.path.expanduser(name)).parent
+    said = f"{what} {name} is not there: no such directory."
+    at_home = Path(os.path.expanduser(name))
+    if at_home.is_dir():
+        raise TransplantError(f"{said} A config's ~ is no home directory: write {at_home}.")
+    parent = at_home.parent
     beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-    close = difflib.get_close_matches(Path(name).name, beside, n=1)
+    marked = [other for other in beside if re.match(rf"{re.escape(at_home.name)}[+@]", other)]
+    if marked:
+        raise TransplantError(
+            f"{said} There is {os.path.join(os.path.dirname(name), marked[0])}, but in the name of a "
+            "model an adapter follows a +, and a revision an @: give the directory another name."
+        )
+    close = difflib.get_close_matches(at_home.name, beside, n=1)
     raise TransplantError(
-        f"{what} {name} is not there: no such directory."
+        said
         + (f" Did you mean {os.path.join(os.path.dirname(name), close[0])}?" if close else "")
         + " Check the path; a relative one begins where the command runs."
     )

@@ -36,6 +36,7 @@ def token_warnings(
     ]
     for model in firsts:
         yield from _roles(output, tokenizer, model)
+        yield from _spelling(output, model)
     if "pad" in output.roles and output.roles["pad"] == output.roles.get("eos"):
         yield (
             f"The output's tokenizer pads with its eos, {output.strings[output.roles['eos']]!r}: a "
@@ -93,6 +94,20 @@ def _roles(
             f"text, and the output's tokenizer does not put its {tokenizer.bos_token!r} there: "
             "the model was trained to see one."
         )
+
+
+def _spelling(output: Vocabulary, model: ModelTokens) -> Iterator[str]:
+    """Of an output that cannot spell every text, as one trained on a few texts may not."""
+    single = [bytes([value]) for value in range(256)]
+    lost = [byte for byte in single if byte not in output.representatives]
+    if not lost or any(byte not in model.vocabulary.representatives for byte in single):
+        return
+    unknown = output.roles.get("unk")
+    become = "are left out" if unknown is None else f"become {output.strings[unknown]!r}"
+    yield (
+        f"The tokenizer of {model.model} can spell any text, since it has a token for each byte; the "
+        f"output's lacks {len(lost)} of the 256: characters that it has no token for {become}."
+    )
 
 
 def _role_lost(role: str, what: str, had: str, model: ModelTokens) -> str:

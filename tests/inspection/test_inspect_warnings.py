@@ -198,3 +198,22 @@ def test_a_search_that_no_memory_serves(base: Path, donor: Path, facts: Any) -> 
     told = facts(swap(base, donor, parameters={"k": 8, "memory": "1kB"}))
     one(told["warnings"], "model.embed_tokens.weight", "the merge will stop", "memory")
     assert told["plan"][0]["search"] is None
+
+
+def test_a_tokenizer_that_cannot_spell_every_text(
+    model: Make, warned: Any, real_tokenizer: Any, tmp_path: Path
+) -> None:
+    """One that was trained on a few texts has lost its tokens for single bytes."""
+    texts = ["the value of an object", "return the name of a class"] * 4
+    for name, lost in (("sentencepiece_bpe", True), ("byte_level", False)):
+        trained = real_tokenizer(name).train_new_from_iterator(texts, vocab_size=300)
+        donor = save_model(tmp_path / f"{name}-trained", trained, layers=1, hidden=16)
+        said = warned(model(name, name), donor)
+        (one if lost else none)(said, "can spell any text")
+        if lost:
+            one(said, "of the 256: characters that it has no token for become '<unk>'")
+    # A base that cannot do it either has nothing to lose.
+    none(
+        warned(tmp_path / "sentencepiece_bpe-trained", model("wordpiece", "wordpiece")),
+        "can spell any text",
+    )

@@ -76,7 +76,7 @@ def test_a_draft_is_faster_and_changes_no_word(work: Workshop, small: Any) -> No
 
 
 def test_distillation_brings_the_student_to_the_teacher(work: Workshop) -> None:
-    names = work("distillation", "student")
+    names = work("distillation", "student", slice(0, 1))
     read = names["tokenizer"](TEXT.split("\n\n")[3], return_tensors="pt")
     before, after = (
         divergence(AutoModelForCausalLM.from_pretrained(path), names["teacher"].cpu(), read)
