@@ -18,7 +18,7 @@ import torch
 from dictionaries import embeddings, machine
 
 from mergekit_omp.approximation.features import FeatureBlock, FeatureRows, anchor_features
-from mergekit_omp.approximation.neighbours import nearest_anchors
+from mergekit_omp.approximation.neighbours import coarse_anchors, nearest_anchors
 from mergekit_omp.pursuit import compiled
 from mergekit_omp.pursuit.gram import STEPS, build, solve_by_gram
 from mergekit_omp.pursuit.lockstep import State
@@ -83,25 +83,35 @@ def main() -> None:
 
 
 def kriging(anchors: int, targets: int, dim: int, repeats: int) -> None:
-    """What comparing with an anchor, and computing a feature, take next to a multiply-add."""
-    matrix = embeddings(anchors + 2 * targets, dim, seed=1).to(torch.bfloat16)
-    rows = FeatureRows.all_finite(matrix[:anchors])
-    few, many = (
-        FeatureBlock.of(rows, FeatureRows.all_finite(matrix[anchors:][:count]))
-        for count in (targets, 2 * targets)
-    )
-    compared, computed = [], []
+    """What comparing with an anchor, deciding among candidates, and reading a feature take next to
+    a multiply-add."""
+    matrix = embeddings(anchors + targets, dim, seed=1).to(torch.bfloat16)
+    missing = FeatureRows.all_finite(matrix[anchors:])
+    blocks = [
+        FeatureBlock.of(FeatureRows.all_finite(matrix[:count]), missing)
+        for count in (anchors // 2, anchors)
+    ]
+    coarse = [coarse_anchors([block], torch.float32) for block in blocks]
     one, other = matrix[:anchors].float(), matrix[anchors:].float()
+    found: list[list[float]] = []
     for _ in range(repeats + 1):
-        unit = seconds(lambda: one @ other.T) / (one.numel() * len(other))
-        spent = [
-            seconds(partial(nearest_anchors, [block], 16, torch.float32)) for block in (few, many)
-        ]
-        compared.append((spent[1] - spent[0]) / (one.numel() * targets) / unit)
-        once = seconds(lambda: anchor_features([few], slice(None), torch.float32))
-        computed.append(once / one.numel() / unit)
-    print(f"Comparing with an anchor: {sorted(compared[1:])[repeats // 2]:.2f}")
-    print(f"PASSES: {2 * min(computed[1:]):.0f}")
+        unit = seconds(lambda: other @ one.T) / other.numel()
+        half, whole = (
+            seconds(partial(nearest_anchors, [b], 16, torch.float32, coarse=c)) / other.numel()
+            for b, c in zip(blocks, coarse, strict=True)
+        )
+        read = seconds(lambda: anchor_features(blocks[1:], slice(None), torch.float32))
+        found.append(
+            [
+                (whole - half) * 2 / unit,
+                (2 * half - whole) / unit * anchors,
+                read / one.numel() / unit * anchors,
+            ]
+        )
+    for name, values in zip(
+        ("COMPARED", "DECIDED", "READ"), zip(*found[1:], strict=True), strict=True
+    ):
+        print(f"{name}: {sorted(values)[len(values) // 2]:.3g}")
 
 
 def grown(problem: Problem, size: int) -> State:

@@ -19,7 +19,12 @@ from mergekit_omp.approximation.base_tokens import donor_vectors, emitted_rows
 from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.features import FeatureBlock, FeatureRows, anchor_features
 from mergekit_omp.approximation.moments import finite_rows
-from mergekit_omp.approximation.neighbours import nearest_anchors, ordinary_kriging, units
+from mergekit_omp.approximation.neighbours import (
+    coarse_anchors,
+    nearest_anchors,
+    ordinary_kriging,
+    units,
+)
 from mergekit_omp.approximation.spelling import nearest_by_spelling
 
 LENGTH = 1.0
@@ -65,7 +70,8 @@ def _interpolated(
     noise: Float[Tensor, "tokens"],
     count: int,
 ) -> Float[Tensor, "missing base_dim"]:
-    cosines, whose = nearest_anchors([block], count, offsets.dtype)
+    coarse = coarse_anchors([block], offsets.dtype)
+    cosines, whose = nearest_anchors([block], count, offsets.dtype, coarse=coarse)
     result = offsets.new_empty((len(whose), offsets.shape[1]))
     bytes_each = offsets.itemsize * (2 * count * (block.dim + offsets.shape[1]) + 3 * count**2)
     for part in chunks(len(whose), bytes_each):

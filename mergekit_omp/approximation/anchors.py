@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mergekit_omp.approximation.base import CodingInputs
-from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.chunks import strips
 from mergekit_omp.approximation.moments import finite_rows
 
 
@@ -24,7 +24,7 @@ def donor_is_missing(method: str) -> ValueError:
 def usable_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
     """Which rows can be used: those that are finite and not zero."""
     usable = finite_rows(rows)
-    for block in chunks(len(rows), 2 * rows.shape[1] * rows.element_size()):
+    for block in strips(len(rows), 2 * rows.shape[1] * rows.element_size()):
         usable[block] &= (rows[block] != 0).any(1)
     return usable
 

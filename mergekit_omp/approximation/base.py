@@ -93,6 +93,12 @@ class CodingInputs:
     input embedding. Rows past the end of that matrix are NaN."""
     other_anchors: Float[Tensor, "anchors other_dim"] | None = None
     """Rows of the anchors in the donor's other matrix."""
+    target_ids: Int[Tensor, "missing"] | None = None
+    """The donor's row of each missing token."""
+    anchor_ids: Int[Tensor, "anchors"] | None = None
+    """The donor's row of each anchor."""
+    other_matrix: Float[Tensor, "other_rows other_dim"] | None = None
+    """The donor's other matrix as a whole."""
     texts: Texts | None = None
     progress: bool = False
     """Whether to show a progress bar."""
@@ -184,6 +190,12 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
     def needs(self) -> frozenset[Needs]:
         """What it reads besides the base's own matrix, with these parameters."""
         return frozenset()
+
+    @property
+    def reads_in_place(self) -> bool:
+        """Whether it takes the donor's matrices and where its rows are in them (`target_ids`,
+        `anchor_ids`, `other_matrix`), instead of copies of the rows."""
+        return False
 
     @property
     def copies_shared(self) -> bool:

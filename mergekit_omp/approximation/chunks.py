@@ -8,7 +8,14 @@ from contextvars import ContextVar
 
 from tqdm import tqdm
 
-_budget: ContextVar[int] = ContextVar("budget", default=256 * 2**20)
+WORKING_MEMORY = 256 * 2**20
+_budget: ContextVar[int] = ContextVar("budget", default=WORKING_MEMORY)
+STRIP = 8 * 2**20
+"""Temporaries of so many bytes stay in a cache, and are taken again rather than asked of the
+operating system, which clears memory before it gives it."""
+
+SHOWN_AFTER = 1
+"""Seconds of work before its bar is shown."""
 
 
 @contextmanager
@@ -28,9 +35,20 @@ def chunks(
 
     `bytes_each` is what one item's temporaries take; `progress` shows a bar named `label`.
     """
-    size = max(1, _budget.get() // max(1, bytes_each))
-    with tqdm(total=count, desc=label, unit="token", disable=not progress) as bar:
-        for start in range(0, count, size):
-            stop = min(start + size, count)
+    return _slices(count, _budget.get() // max(1, bytes_each), progress, label)
+
+
+def strips(
+    count: int, bytes_each: int, *, progress: bool = False, label: str = ""
+) -> Iterator[slice]:
+    """Such slices, but no larger than a `STRIP`: for work that reads each item once."""
+    return _slices(count, min(_budget.get(), STRIP) // max(1, bytes_each), progress, label)
+
+
+def _slices(count: int, size: int, progress: bool, label: str) -> Iterator[slice]:
+    off = not progress
+    with tqdm(total=count, desc=label, unit="token", disable=off, delay=SHOWN_AFTER) as bar:
+        for start in range(0, count, max(1, size)):
+            stop = min(start + max(1, size), count)
             yield slice(start, stop)
             bar.update(stop - start)

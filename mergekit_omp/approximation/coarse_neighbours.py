@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Int8, Int32, Int64
 from torch import Tensor
 
-from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.chunks import strips
 from mergekit_omp.pursuit.candidates import compact
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.rounding import WIDTH, rounded
@@ -43,7 +43,12 @@ class CoarseAnchors:
 
     @classmethod
     def of(
-        cls, count: int, dim: int, dtype: torch.dtype, vectors: Callable[[slice], Tensor]
+        cls,
+        count: int,
+        dim: int,
+        dtype: torch.dtype,
+        vectors: Callable[[slice], Tensor],
+        progress: bool = False,
     ) -> CoarseAnchors:
         """From what gives the vectors of a part of the anchors."""
         made = cls(
@@ -51,7 +56,8 @@ class CoarseAnchors:
             torch.empty(count, dtype=torch.float32),
             torch.empty(count, dtype=dtype),
         )
-        for part in chunks(count, 4 * dtype.itemsize * dim):
+        bytes_each = 3 * dtype.itemsize * dim
+        for part in strips(count, bytes_each, progress=progress, label="Rounding"):
             rows = vectors(part)
             lengths = torch.linalg.vector_norm(rows, dim=1).clamp_min(torch.finfo(dtype).tiny)
             made.integers[part], made.scales[part] = rounded(rows / lengths[:, None], part.start)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+from torch.nn import functional
 
-from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.chunks import strips
+from mergekit_omp.approximation.dots import ragged_products
 from mergekit_omp.approximation.moments import finite_rows
 
 
@@ -30,6 +33,77 @@ class FeatureRows:
         indices = torch.arange(len(matrix), device=matrix.device)
         return cls(matrix, indices.where(finite_rows(matrix), -1))
 
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def known(self) -> Bool[Tensor, "tokens"]:
+        """Which tokens have a row."""
+        return self.indices >= 0
+
+    def read(self, tokens: Int64[Tensor, "some"], dtype: torch.dtype) -> Float[Tensor, "some dim"]:
+        """Their rows; anything for a token without one."""
+        return self.matrix[self.indices[tokens].clamp_min(0)].to(dtype)
+
+    def mixed(
+        self, tokens: Int64[Tensor, "mixes count"], weights: Float[Tensor, "mixes count"]
+    ) -> Float[Tensor, "mixes dim"]:
+        """Weighted sums of the rows of `count` tokens; those without one add nothing."""
+        rows = self.read(tokens.flatten(), weights.dtype)
+        known = self.indices[tokens.flatten()] >= 0
+        if not known.all():
+            rows[~known] = 0
+        return (weights[:, None] @ rows.reshape(*tokens.shape, -1))[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class MeanRows:
+    """The mean of some rows of a matrix for each token; a token may have none."""
+
+    matrix: Float[Tensor, "rows dim"]
+    rows: Int64[Tensor, "pieces"]
+    """Those of all tokens, one after another."""
+    bounds: Int64[Tensor, "boundaries"]
+    """Where each token's begin, and where the last one's end."""
+
+    @classmethod
+    def of(cls, matrix: Float[Tensor, "rows dim"], rows: Sequence[Sequence[int]]) -> MeanRows:
+        """From the rows of each token, of which those count that are there and finite."""
+        finite = finite_rows(matrix).tolist()
+        usable = [[row for row in some if row < len(finite) and finite[row]] for some in rows]
+        bounds = list(accumulate(map(len, usable), initial=0))
+        flat = torch.tensor(list(chain.from_iterable(usable)), dtype=torch.int64)
+        return cls(matrix, flat.to(matrix.device), torch.tensor(bounds, device=matrix.device))
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    @property
+    def known(self) -> Bool[Tensor, "tokens"]:
+        return self.bounds.diff() > 0
+
+    def read(self, tokens: Int64[Tensor, "some"], dtype: torch.dtype) -> Float[Tensor, "some dim"]:
+        weights = torch.ones(len(tokens), dtype=dtype, device=tokens.device)
+        return self.mixed(tokens[:, None], weights[:, None])
+
+    def mixed(
+        self, tokens: Int64[Tensor, "mixes count"], weights: Float[Tensor, "mixes count"]
+    ) -> Float[Tensor, "mixes dim"]:
+        flat = tokens.flatten()
+        sizes = self.bounds.diff()[flat]
+        ends = sizes.cumsum(0)
+        places = torch.arange(int(sizes.sum()), device=sizes.device)
+        if not len(places):
+            return weights.new_zeros((len(tokens), self.matrix.shape[1]))
+        places += (self.bounds[flat] - ends + sizes).repeat_interleave(sizes)
+        return functional.embedding_bag(
+            torch.arange(len(places), device=places.device),
+            self.matrix[self.rows[places]].to(weights.dtype),
+            (ends - sizes)[:: tokens.shape[1]],
+            mode="sum",
+            per_sample_weights=(weights.flatten() / sizes).repeat_interleave(sizes),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureBlock:
@@ -38,28 +112,39 @@ class FeatureBlock:
     A token without a row counts as one at the mean: its features are 0.
     """
 
-    anchors: FeatureRows
-    missing: FeatureRows
+    anchors: FeatureRows | MeanRows
+    missing: FeatureRows | MeanRows
     mean: Float64[Tensor, "dim"]
     length: float
     """Root mean square of the anchors' distances from their mean; 1 if they are all alike."""
 
     @classmethod
-    def of(cls, anchors: FeatureRows, missing: FeatureRows) -> FeatureBlock:
+    def of(
+        cls,
+        anchors: FeatureRows | MeanRows,
+        missing: FeatureRows | MeanRows,
+        progress: bool = False,
+    ) -> FeatureBlock:
         matrix = anchors.matrix
-        known = anchors.indices[anchors.indices >= 0]
-        count, dim = max(len(known), 1), matrix.shape[1]
-        mean = torch.zeros(dim, dtype=torch.float64, device=matrix.device)
+        tokens = anchors.known.nonzero()[:, 0]
+        dim, count = matrix.shape[1], max(len(tokens), 1)
+        # From the first row, so that a variance is not the difference of two large numbers.
+        first = torch.zeros(dim, dtype=torch.float64, device=matrix.device)
+        if len(tokens):
+            first = anchors.read(tokens[:1], torch.float64)[0]
+        mean = torch.zeros_like(first)
         square = 0.0
-        for part in chunks(len(known), 24 * dim):
-            mean += matrix[known[part]].double().sum(0)
+        for part in strips(len(tokens), 24 * dim, progress=progress, label="Features"):
+            offsets = anchors.read(tokens[part], torch.float64) - first
+            mean += offsets.sum(0)
+            square += torch.linalg.vector_norm(offsets).square().item()
         mean /= count
-        for part in chunks(len(known), 24 * dim):
-            square += (matrix[known[part]].double() - mean).square().sum().item()
-        return cls(anchors, missing, mean, (square / count) ** 0.5 or 1.0)
+        variance = square / count - torch.linalg.vector_norm(mean).square().item()
+        return cls(anchors, missing, first + mean, max(variance, 0.0) ** 0.5 or 1.0)
 
     def anchors_as_missing(self, some: Int64[Tensor, "some"]) -> FeatureBlock:
         """The block with some of the anchors in the place of the missing tokens."""
+        assert isinstance(self.anchors, FeatureRows)
         rows = FeatureRows(self.anchors.matrix, self.anchors.indices[some.to(self.mean.device)])
         return replace(self, missing=rows)
 
@@ -67,34 +152,72 @@ class FeatureBlock:
     def dim(self) -> int:
         return self.anchors.matrix.shape[1]
 
-    def values(
-        self, rows: FeatureRows, part: slice | Int64[Tensor, "part"], dtype: torch.dtype
-    ) -> Float[Tensor, "part dim"]:
-        """Features of the tokens in `part`, whose rows are `rows` (anchors or missing tokens)."""
-        indices = rows.indices[part]
-        found = rows.matrix[indices.clamp_min(0)].to(dtype) - self.mean.to(dtype)
-        found *= (indices >= 0)[:, None] / self.length
-        return found
+    def write(
+        self,
+        rows: FeatureRows | MeanRows,
+        tokens: Int64[Tensor, "part"],
+        to: Float[Tensor, "part dim"],
+    ) -> None:
+        """Writes the features of some tokens, whose rows are `rows` (anchors or missing tokens)."""
+        mean, known = self.mean.to(to.dtype), rows.known[tokens]
+        for part in strips(len(tokens), 3 * to.itemsize * self.dim):
+            some = to[part]
+            torch.sub(rows.read(tokens[part], to.dtype), mean, out=some)
+            some /= self.length
+            some.masked_fill_(~known[part, None], 0)
 
     def products(
-        self, anchors: Int64[Tensor, "some"], vector: Float[Tensor, "dim"]
-    ) -> Float[Tensor, "some"]:
-        """Inner products of a vector with the features of some anchors."""
+        self,
+        vectors: Float[Tensor, "vectors dim"],
+        anchors: Int64[Tensor, "pairs"],
+        bounds: Int64[Tensor, "boundaries"],
+    ) -> Float[Tensor, "pairs"]:
+        """Inner products, on a CPU, of vector i and the features of the anchors from place
+        `bounds[i]` to `bounds[i + 1]`."""
+        assert isinstance(self.anchors, FeatureRows)
         indices = self.anchors.indices[anchors]
-        found = self.anchors.matrix[indices.clamp_min(0)].to(vector.dtype) @ vector
-        found -= self.mean.to(vector.dtype) @ vector
-        return found * (indices >= 0) / self.length
+        found = ragged_products(vectors, self.anchors.matrix, indices.clamp_min(0), bounds)
+        found -= (vectors @ self.mean.to(vectors.dtype)).repeat_interleave(bounds.diff())
+        return (found / self.length).where(indices >= 0, 0)
+
+    def mixed(
+        self, anchors: Int64[Tensor, "tokens count"], weights: Float[Tensor, "tokens count"]
+    ) -> Float[Tensor, "tokens dim"]:
+        """For each token the weighted sum of the features of `count` anchors."""
+        result = weights.new_empty((len(anchors), self.dim))
+        known, mean = self.anchors.known, self.mean.to(weights.dtype)
+        for part in strips(len(anchors), 2 * anchors.shape[1] * weights.itemsize * self.dim):
+            counted = (weights[part] * known[anchors[part]]).sum(1, keepdim=True)
+            result[part] = self.anchors.mixed(anchors[part], weights[part]) - counted * mean
+        return result.div_(self.length)
 
 
 def anchor_features(
     blocks: Sequence[FeatureBlock], part: slice | Int64[Tensor, "part"], dtype: torch.dtype
 ) -> Float[Tensor, "part features"]:
     """Features of the anchors in `part`, the blocks side by side."""
-    return torch.cat([block.values(block.anchors, part, dtype) for block in blocks], dim=1)
+    return _side_by_side(blocks, [block.anchors for block in blocks], part, dtype)
 
 
 def missing_features(
     blocks: Sequence[FeatureBlock], part: slice, dtype: torch.dtype
 ) -> Float[Tensor, "part features"]:
     """Features of the missing tokens in `part`, the blocks side by side."""
-    return torch.cat([block.values(block.missing, part, dtype) for block in blocks], dim=1)
+    return _side_by_side(blocks, [block.missing for block in blocks], part, dtype)
+
+
+def _side_by_side(
+    blocks: Sequence[FeatureBlock],
+    rows: Sequence[FeatureRows | MeanRows],
+    part: slice | Int64[Tensor, "part"],
+    dtype: torch.dtype,
+) -> Float[Tensor, "part features"]:
+    device = blocks[0].mean.device
+    tokens = torch.arange(len(rows[0]), device=device)[part] if isinstance(part, slice) else part
+    width = sum(block.dim for block in blocks)
+    result = torch.empty((len(tokens), width), dtype=dtype, device=device)
+    start = 0
+    for block, some in zip(blocks, rows, strict=True):
+        block.write(some, tokens, result[:, start : start + block.dim])
+        start += block.dim
+    return result

@@ -18,7 +18,6 @@ from pydantic import Field
 from torch import Tensor
 
 from mergekit_omp.approximation.all_tokens import from_all_tokens
-from mergekit_omp.approximation.anchors import donor_rows, usable_rows
 from mergekit_omp.approximation.base import (
     Approximation,
     Cost,
@@ -30,17 +29,19 @@ from mergekit_omp.approximation.base import (
     all_similarities,
     texts_of,
 )
-from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.chunks import WORKING_MEMORY, chunks, strips
+from mergekit_omp.approximation.coarse_neighbours import CoarseAnchors, worthwhile
 from mergekit_omp.approximation.codes import working_dtype
+from mergekit_omp.approximation.donor_features import DonorFeatures
 from mergekit_omp.approximation.features import (
     FeatureBlock,
-    FeatureRows,
+    MeanRows,
     anchor_features,
-    missing_features,
 )
 from mergekit_omp.approximation.fit import NEIGHBOURS, PREDICTED_ERROR, Fit, Parts, predicted_errors
-from mergekit_omp.approximation.moments import finite_mean, finite_rows, mean_row
+from mergekit_omp.approximation.moments import finite_mean, mean_row
 from mergekit_omp.approximation.neighbours import (
+    coarse_anchors,
     nearest_anchors,
     ordinary_kriging,
     units,
@@ -48,13 +49,10 @@ from mergekit_omp.approximation.neighbours import (
 )
 from mergekit_omp.approximation.numbers import blend_digits, digit_rows
 from mergekit_omp.approximation.parameters import Count, PositiveFloat
-from mergekit_omp.approximation.pieces import (
-    combine_pieces,
-    pieces_of_missing,
-    pieces_without_itself,
-)
-from mergekit_omp.approximation.ridge import fit_ridge
+from mergekit_omp.approximation.pieces import pieces_of_missing, pieces_without_itself
+from mergekit_omp.approximation.ridge import USUAL
 from mergekit_omp.approximation.shares import fit_shares, hide_anchors, squared_error
+from mergekit_omp.approximation.trend import Trend
 from mergekit_omp.pursuit import Code, SparseCode
 
 LOG = logging.getLogger(__name__)
@@ -67,9 +65,14 @@ NOISE = 0.3
 """Variance of a residual that its neighbours do not share, relative to that which they share."""
 
 
-PASSES = 900
-"""Multiply-adds in the time that it takes to compute a feature twice, from memory: 922 on one core
-of a busy Xeon with AMX, 2026-11-26, `python benchmarks/costs.py --kriging --atoms 12288`."""
+# Times of a multiply-add of a large float32 product: `python benchmarks/costs.py --kriging`, on a
+# busy Xeon with AMX, 2026-11-26.
+READ = 400
+"""It takes to read a feature from memory, and to write it."""
+COMPARED, COMPARED_BY_FLOATS = 0.25, 1.1
+"""It takes to compare a feature with an anchor's, by 8-bit integers and without them."""
+DECIDED = 4000
+"""For each feature of a token, to decide which of the anchors that remain are the nearest."""
 
 
 class Kriging(Approximation, frozen=True):
@@ -117,77 +120,87 @@ class Kriging(Approximation, frozen=True):
     def needs(self) -> frozenset[Needs]:
         return frozenset({Needs.DONOR_ROWS, Needs.OTHER_MATRIX, Needs.TEXT})
 
+    @property
+    def reads_in_place(self) -> bool:
+        return not self.adapt
+
     def cost(self, sizes: Sizes) -> Cost:
-        # As a rule three penalties are tried, in float64. Features are read and written often.
         compared = float(sizes.donor_dim + sizes.other_dim)
         features = compared + sizes.base_dim
-        normal = sizes.anchors * features * (features + 2 * sizes.base_dim + PASSES)
-        solved = 6 * (features**3 + features**2 * sizes.base_dim)
-        near = sizes.missing * compared * sizes.anchors
-        local = sizes.missing * self.neighbors * (features + sizes.base_dim) * PASSES
+        # On and above the diagonal of X'X, and X'Y.
+        normal = sizes.anchors * features * (features / 2 + sizes.base_dim)
+        normal += sizes.anchors * (features + sizes.base_dim) * READ
+        # In float64, which takes twice as long: a factor, its inverse and a solution for each.
+        solved = 2 * USUAL * (features**3 / 3 + features**2 * sizes.base_dim)
+        coarse = worthwhile(torch.device(sizes.device))
+        if coarse:
+            near = sizes.missing * compared * (sizes.anchors * COMPARED + DECIDED)
+            near += sizes.anchors * compared * 2 * READ
+        else:
+            near = sizes.missing * compared * sizes.anchors * COMPARED_BY_FLOATS
+        # A row of the base for each neighbour, and those of its pieces.
+        local = sizes.missing * self.neighbors * (compared + 1.5 * sizes.base_dim) * READ
+        local += 2 * sizes.missing * features * sizes.base_dim
         once = normal + solved + near + local
+        held = 8 * features * (features + 3 * sizes.base_dim)
+        if coarse:
+            held = max(held, sizes.anchors * compared)
+        held += 4 * sizes.missing * sizes.base_dim + 2 * WORKING_MEMORY
         if not self.adapt:
-            return Cost(once)
+            return Cost(once, int(held))
         # The hidden anchors' rows are made twice: by all of it, and by the regression alone.
         every = all_similarities(dataclasses.replace(sizes, anchors=sizes.base_rows))
-        return Cost(once + 2 * (normal + solved) + every.multiply_adds)
+        return Cost(once + 2 * (normal + solved) + every.multiply_adds, int(held))
 
     def clamped(self, sizes: Sizes) -> Kriging:
         return self.model_copy(update={"neighbors": min(self.neighbors, sizes.anchors)})
 
     def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
-        targets, anchors, rows = donor_rows(self.name, problem.inputs)
-        base = problem.base
-        dtype, device = working_dtype(base), base.device
-        targets, anchors, rows = targets.to(device), anchors.to(device), rows.to(device)
+        base, dtype = problem.base, working_dtype(problem.base)
+        progress, missing = problem.inputs.progress, problem.inputs.missing
+        donor = DonorFeatures.of(self.name, problem.inputs, base.device)
+        in_donor, rows = donor.blocks, donor.anchor_rows
         texts = texts_of(self.name, problem.inputs)
         shares, change = self._shares(problem, texts)
         pieces = pieces_of_missing(texts)
-        in_donor = _in_donor(problem, targets, anchors)
         spelled = FeatureBlock.of(
-            _mean_rows(base, pieces_without_itself(texts, rows.tolist())),
-            _mean_rows(base, pieces),
+            MeanRows.of(base, pieces_without_itself(texts, rows.tolist())),
+            MeanRows.of(base, pieces),
+            progress,
         )
-        known = [*in_donor, spelled]
-        mean = finite_mean(base[rows]).to(dtype)
-        width = sum(block.dim for block in known)
-        bytes_each = dtype.itemsize * (3 * width + 3 * base.shape[1])
-        progress = problem.inputs.progress
-
-        def training() -> Iterator[tuple[Tensor, Tensor]]:
-            for part in chunks(len(rows), bytes_each, progress=progress, label="Regression"):
-                yield anchor_features(known, part, dtype), base[rows[part]].to(dtype) - mean
-
-        fit = fit_ridge(training, width, base.shape[1], device=device, ridge=self.ridge)
+        mean = finite_mean(base[rows])
+        trend = Trend.fitted(in_donor, spelled, base, rows, mean, self.ridge, dtype, progress)
+        fit, width = trend.fit, len(trend.coefficients)
         problem.inputs.in_force["ridge"] = fit.ridge
         problem.inputs.in_force["neighbors"] = min(self.neighbors, len(rows))
         LOG.debug("kriging: ridge %g of %d features, %d anchors", fit.ridge, width, len(rows))
-        trend = fit.coefficients.to(dtype)
-        residuals = base.new_empty((len(rows), base.shape[1]), dtype=dtype)
-        for part, (x, y) in zip(chunks(len(rows), bytes_each), training(), strict=True):
-            residuals[part] = y - x @ trend
-        result = base.new_empty((len(targets), base.shape[1]), dtype=dtype)
-        for part in chunks(len(targets), bytes_each):
-            result[part] = shares[0] * (missing_features(known, part, dtype) @ trend)
-        blank = ~(targets != 0).any(1)
-        scale = self._error_scale(in_donor, residuals)
-        errors = result.new_full((len(targets),), fit.squared_error * scale * change)
-        for part, found in self._neighbours(in_donor, dtype, base.shape[1], progress):
-            result[part] += shares[1] * (found.weights[:, None] @ residuals[found.whose])[:, 0]
+        result = base.new_empty((missing, base.shape[1]), dtype=dtype)
+        bytes_each = dtype.itemsize * (2 * width + 2 * base.shape[1])
+        for part in chunks(missing, bytes_each, progress=progress, label="Rows"):
+            result[part] = shares[0] * trend.of_missing(part)
+        coarse = None
+        if self.neighbors:
+            coarse = coarse_anchors(in_donor, dtype, progress=progress)
+        scale = self._error_scale(trend, coarse, progress)
+        errors = result.new_full((missing,), fit.squared_error * scale * change)
+        for part, found in self._neighbours(in_donor, dtype, coarse, progress):
+            left = trend.mixed_residuals(found.whose, found.weights, found.features)
+            result[part] += shares[1] * left
             errors[part] *= found.variances
+        del coarse
         if any(shares[2:]):
-            more = from_all_tokens(problem, texts, in_donor[0], mean, self.neighbors)
+            more = from_all_tokens(problem, texts, in_donor[0], mean.to(dtype), self.neighbors)
             for share, estimate in zip(shares[2:], more, strict=True):
                 result.add_(estimate, alpha=share)
-        for part in chunks(len(targets), bytes_each):
+        for part in chunks(missing, bytes_each):
             errors[part] = predicted_errors(result[part], errors[part])
-        problem.inputs.row_fit[PREDICTED_ERROR.key] = errors.where(~blank, 1.0)
+        problem.inputs.row_fit[PREDICTED_ERROR.key] = errors.where(~donor.blank, 1.0)
         if problem.part != Part.INPUT:
             result *= self.head_gain
-        result += mean
+        result += mean.to(dtype)
         if self.digits:
             blend_digits(result, base, digit_rows(texts, pieces), problem.part)
-        result[blank] = mean_row(base)
+        result[donor.blank] = mean_row(base)
         return result
 
     def _shares(self, problem: MissingRows, texts: Texts) -> tuple[list[float], float]:
@@ -205,11 +218,8 @@ class Kriging(Approximation, frozen=True):
         whole = plain.approximate(hidden.problem)
         chosen = {"neighbors": 0, "ridge": inputs.in_force["ridge"] or None}
         trend = plain.model_copy(update=chosen).approximate(hidden.problem)
-        targets, anchors, rows = (
-            tensor.to(base.device) for tensor in donor_rows(self.name, inputs)
-        )
-        mean = finite_mean(base[rows]).to(whole.dtype)
-        block = _in_donor(hidden.problem, targets, anchors)[0]
+        donor = DonorFeatures.of(self.name, inputs, base.device)
+        mean, block = finite_mean(base[donor.anchor_rows]).to(whole.dtype), donor.blocks[0]
         within = texts_of(self.name, inputs)
         more = from_all_tokens(hidden.problem, within, block, mean, self.neighbors)
         estimates = [trend - mean, whole - trend, *more]
@@ -223,69 +233,82 @@ class Kriging(Approximation, frozen=True):
 
     def made_of(self, problem: MissingRows) -> Code:
         """The neighbours of each missing token, whose residuals are added to the regression."""
-        targets, anchors, rows = donor_rows(self.name, problem.inputs)
         dtype, device = working_dtype(problem.base), problem.base.device
-        count = min(self.neighbors, len(rows))
-        indices = torch.zeros((len(targets), count), dtype=torch.int64, device=device)
-        weights = torch.zeros((len(targets), count), dtype=dtype, device=device)
-        in_donor = _in_donor(problem, targets.to(device), anchors.to(device))
-        for part, found in self._neighbours(in_donor, dtype, base_dim=0):
-            indices[part], weights[part] = rows.to(device)[found.whose], found.weights
+        donor = DonorFeatures.of(self.name, problem.inputs, device)
+        in_donor, rows = donor.blocks, donor.anchor_rows
+        shape = problem.inputs.missing, min(self.neighbors, len(rows))
+        indices = torch.zeros(shape, dtype=torch.int64, device=device)
+        weights = torch.zeros(shape, dtype=dtype, device=device)
+        for part, found in self._neighbours(in_donor, dtype, coarse_anchors(in_donor, dtype)):
+            indices[part], weights[part] = rows[found.whose], found.weights
         return SparseCode(
             indices=indices,
             coefficients=weights,
-            residual_norms=torch.full((len(targets),), torch.nan),
+            residual_norms=torch.full((len(indices),), torch.nan),
         )
 
-    def _error_scale(
-        self, in_donor: Sequence[FeatureBlock], residuals: Float[Tensor, "anchors base_dim"]
-    ) -> float:
+    def _error_scale(self, trend: Trend, coarse: CoarseAnchors | None, progress: bool) -> float:
         """What a variance of 1 comes to, over the mean squared residual of the anchors.
 
         Interpolation takes for granted how residuals go together. Here some anchors are
         interpolated from the others, and their errors compared with the variances.
         """
-        usual = residuals.square().sum(1).mean()
-        sample = torch.linspace(0, len(residuals) - 1, min(len(residuals), MOST_CHECKED)).long()
-        among = [block.anchors_as_missing(sample) for block in in_donor]
+        usual, count = trend.fit.residual, len(trend.spelled.anchors)
+        sample = torch.linspace(0, count - 1, min(count, MOST_CHECKED)).long()
+        sample = sample.to(trend.coefficients.device)
+        among = [block.anchors_as_missing(sample) for block in trend.in_donor]
         made, expected = 0.0, 0.0
         for part, found in self._neighbours(
-            among, residuals.dtype, residuals.shape[1], themselves=sample
+            among, trend.coefficients.dtype, coarse, progress, themselves=sample
         ):
-            predicted = (found.weights[:, None] @ residuals[found.whose])[:, 0]
-            left = residuals[sample.to(residuals.device)[part]] - predicted
+            left = trend.residuals(sample[part])
+            left -= trend.mixed_residuals(found.whose, found.weights, found.features)
             made += left.square().sum().item()
             expected += found.variances.sum().item()
-        return made / (expected * usual.item()) if expected and usual else 1.0
+        return made / (expected * usual) if expected and usual else 1.0
 
     def _neighbours(
         self,
         in_donor: Sequence[FeatureBlock],
         dtype: torch.dtype,
-        base_dim: int,
+        coarse: CoarseAnchors | None,
         progress: bool = False,
         themselves: Int64[Tensor, "missing"] | None = None,
     ) -> Iterator[tuple[slice, _Neighbours]]:
-        """The nearest anchors of all missing tokens, so many at a time that rows of `base_dim`
-        numbers of all their neighbours fit in memory.
+        """The nearest anchors of all missing tokens, so many at a time as fit in memory.
 
-        None of them is its own neighbour; `themselves` are their indices where they are anchors.
+        `coarse` as of `coarse_anchors`. None is its own neighbour; `themselves` are their indices
+        where they are anchors.
         """
-        anchors = len(in_donor[0].anchors.indices) - (themselves is not None)
+        anchors = len(in_donor[0].anchors) - (themselves is not None)
         count = min(self.neighbors, anchors)
         if not count:
             return
+        check = "" if themselves is None else " of anchors"
         found = nearest_anchors(
-            in_donor, count + (themselves is not None), dtype, progress=progress
+            in_donor,
+            count + (themselves is not None),
+            dtype,
+            coarse=coarse,
+            progress=progress,
+            label=f"Nearest anchors{check}",
         )
         cosines, whose = found if themselves is None else without_themselves(*found, themselves)
         width = sum(block.dim for block in in_donor)
-        bytes_each = dtype.itemsize * (2 * count * (width + base_dim) + 3 * count**2)
-        for part in chunks(len(whose), bytes_each, progress=progress, label="Interpolation"):
-            points = units(anchor_features(in_donor, whose[part].flatten(), dtype))
-            points = points.reshape(-1, count, width)
-            weights, variances = ordinary_kriging(cosines[part], points, LENGTH, NOISE)
-            yield part, _Neighbours(whose[part], weights, variances)
+        bytes_each = dtype.itemsize * (2 * count * width + 3 * count**2)
+        of_chunk, label = 4 * dtype.itemsize * width, f"Interpolation{check}"
+        for part in chunks(len(whose), of_chunk, progress=progress, label=label):
+            near, toward = whose[part], cosines[part]
+            weights, variances = torch.empty_like(toward), toward.new_empty(len(toward))
+            mixed = toward.new_empty((len(toward), width))
+            for some in strips(len(near), bytes_each):
+                features = anchor_features(in_donor, near[some].flatten(), dtype)
+                features = features.reshape(-1, count, width)
+                weights[some], variances[some] = ordinary_kriging(
+                    toward[some], units(features), LENGTH, NOISE
+                )
+                mixed[some] = (weights[some, None] @ features)[:, 0]
+            yield part, _Neighbours(near, weights, variances, mixed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,30 +320,5 @@ class _Neighbours:
     weights: Float[Tensor, "tokens count"]
     variances: Float[Tensor, "tokens"]
     """Of what the residuals' interpolation leaves, relative to that of a residual."""
-
-
-def _in_donor(
-    problem: MissingRows,
-    targets: Float[Tensor, "missing donor_dim"],
-    anchors: Float[Tensor, "usable_anchors donor_dim"],
-) -> list[FeatureBlock]:
-    """Features from the donor's matrix, and from its other one where it has two."""
-    inputs = problem.inputs
-    found = [FeatureBlock.of(FeatureRows.all_finite(anchors), FeatureRows.all_finite(targets))]
-    if inputs.anchors is None or inputs.other_anchors is None or inputs.other_targets is None:
-        return found
-    others = inputs.other_anchors[usable_rows(inputs.anchors)].to(anchors.device)
-    theirs = inputs.other_targets.to(anchors.device)
-    block = FeatureBlock.of(FeatureRows.all_finite(others), FeatureRows.all_finite(theirs))
-    return [*found, block]
-
-
-def _mean_rows(base: Float[Tensor, "rows dim"], segments: Sequence[Sequence[int]]) -> FeatureRows:
-    finite = finite_rows(base).tolist()
-    usable = [[row for row in pieces if row < len(finite) and finite[row]] for pieces in segments]
-    weights = [[1 / len(pieces) for _ in pieces] for pieces in usable]
-    indices = [i if pieces else -1 for i, pieces in enumerate(usable)]
-    return FeatureRows(
-        combine_pieces(base, usable, weights),
-        torch.tensor(indices, dtype=torch.int64, device=base.device),
-    )
+    features: Float[Tensor, "tokens features"]
+    """The weighted sums of the anchors' features in the donor."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.chunks import strips
 from mergekit_omp.approximation.codes import working_dtype
 
 
@@ -18,7 +18,7 @@ def finite_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
     return torch.cat(
         [
             torch.isfinite(rows[block]).all(1)
-            for block in chunks(len(rows), 3 * rows.shape[1] * rows.element_size())
+            for block in strips(len(rows), 3 * rows.shape[1] * rows.element_size())
         ]
         or [torch.ones(0, dtype=torch.bool, device=rows.device)]
     )
@@ -31,7 +31,7 @@ def finite_mean(
     chosen = finite_rows(rows) if among is None else finite_rows(rows) & among
     indices = chosen.nonzero()[:, 0]
     total = rows.new_zeros(rows.shape[1], dtype=torch.float64)
-    for block in chunks(len(indices), 8 * rows.shape[1]):
+    for block in strips(len(indices), 16 * rows.shape[1]):
         total += rows[indices[block]].double().sum(0)
     return total / max(len(indices), 1)
 
@@ -46,7 +46,7 @@ def moments(
     finite = _finite_indices(base)
     mean = finite_mean(base)
     squares = torch.zeros_like(mean)
-    for block in chunks(len(finite), 16 * base.shape[1]):
+    for block in strips(len(finite), 24 * base.shape[1]):
         squares += (base[finite[block]].double() - mean).square().sum(0)
     return mean, (squares / len(finite)).sqrt()
 

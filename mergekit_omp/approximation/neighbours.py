@@ -17,28 +17,46 @@ from mergekit_omp.approximation.coarse_neighbours import CoarseAnchors, worthwhi
 from mergekit_omp.approximation.features import FeatureBlock, anchor_features, missing_features
 
 
-def units(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
+def units(rows: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
     """The rows scaled to length 1; rows of zeros stay zero."""
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return rows / lengths.clamp_min(torch.finfo(rows.dtype).tiny)
 
 
+def coarse_anchors(
+    blocks: Sequence[FeatureBlock], dtype: torch.dtype, *, progress: bool = False
+) -> CoarseAnchors | None:
+    """The anchors as 8-bit integers; None where floats are as fast."""
+    if not worthwhile(blocks[0].mean.device):
+        return None
+    return CoarseAnchors.of(
+        len(blocks[0].anchors),
+        sum(block.dim for block in blocks),
+        dtype,
+        lambda part: anchor_features(blocks, part, dtype),
+        progress,
+    )
+
+
 def nearest_anchors(
-    blocks: Sequence[FeatureBlock], count: int, dtype: torch.dtype, *, progress: bool = False
+    blocks: Sequence[FeatureBlock],
+    count: int,
+    dtype: torch.dtype,
+    *,
+    coarse: CoarseAnchors | None,
+    progress: bool = False,
+    label: str = "Nearest anchors",
 ) -> tuple[Float[Tensor, "missing count"], Int64[Tensor, "missing count"]]:
-    """Each missing token's `count` largest cosines with anchors, and the anchors' indices."""
-    missing, dim = blocks[0].missing.indices, sum(block.dim for block in blocks)
-    cosines = torch.zeros((len(missing), count), dtype=dtype, device=missing.device)
-    whose = torch.zeros((len(missing), count), dtype=torch.int64, device=missing.device)
-    bytes_each = 3 * dtype.itemsize * dim
-    coarse = None
-    if worthwhile(missing.device):
-        anchors = len(blocks[0].anchors.indices)
-        coarse = CoarseAnchors.of(
-            anchors, dim, dtype, lambda part: anchor_features(blocks, part, dtype)
-        )
-        bytes_each += coarse.bytes_each
-    for part in chunks(len(missing), bytes_each, progress=progress, label="Nearest anchors"):
+    """Each missing token's `count` largest cosines with anchors, and the anchors' indices.
+
+    `coarse`: the anchors as `coarse_anchors` has them, for as many searches as there are.
+    """
+    missing, device = len(blocks[0].missing), blocks[0].mean.device
+    cosines = torch.zeros((missing, count), dtype=dtype, device=device)
+    whose = torch.zeros((missing, count), dtype=torch.int64, device=device)
+    bytes_each = 3 * dtype.itemsize * sum(block.dim for block in blocks)
+    bytes_each += coarse.bytes_each if coarse is not None else 0
+    for part in chunks(missing, bytes_each, progress=progress, label=label):
         targets = units(missing_features(blocks, part, dtype))
         if coarse is None:
             cosines[part], whose[part] = _nearest(targets, blocks, count)
@@ -54,21 +72,26 @@ def nearest_by(
     count: int,
 ) -> tuple[Float[Tensor, "targets count"], Int64[Tensor, "targets count"]]:
     """The same as `_nearest`, from the few anchors that may be among the nearest."""
-    cosines = targets.new_empty((len(targets), count))
-    whose = torch.empty((len(targets), count), dtype=torch.int64)
     parts = targets.split([block.dim for block in blocks], dim=1)
-    many = []
-    for row, picks in enumerate(coarse.candidates(targets, count)):
-        if picks is None:
-            many.append(row)
-            continue
-        products = [
-            block.products(picks, part[row]) for block, part in zip(blocks, parts, strict=True)
-        ]
-        found = torch.stack(products).sum(0) / coarse.lengths[picks]
-        cosines[row], places = found.clamp_(-1, 1).topk(count)
-        whose[row] = picks[places]
-    if many:
+    found = list(coarse.candidates(targets, count))
+    none = torch.empty(0, dtype=torch.int64)
+    picks = torch.cat([none if some is None else some for some in found])
+    sizes = torch.tensor([0 if some is None else len(some) for some in found])
+    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    products = [
+        block.products(part, picks, bounds) for block, part in zip(blocks, parts, strict=True)
+    ]
+    each = (torch.stack(products).sum(0) / coarse.lengths[picks]).clamp_(-1, 1)
+    places = torch.arange(len(picks)) - bounds[:-1].repeat_interleave(sizes)
+    rows = torch.arange(len(targets)).repeat_interleave(sizes)
+    table = targets.new_full((len(targets), max(int(sizes.max()), count)), -torch.inf)
+    table[rows, places] = each
+    cosines, best = table.topk(count, dim=1)
+    many = torch.tensor([row for row, some in enumerate(found) if some is None], dtype=torch.int64)
+    sure = sizes > 0
+    whose = torch.empty((len(targets), count), dtype=torch.int64)
+    whose[sure] = picks[bounds[:-1][sure, None] + best[sure]]
+    if len(many):
         cosines[many], whose[many] = _nearest(targets[many], blocks, count)
     return cosines, whose
 
@@ -90,7 +113,7 @@ def _nearest(
 ) -> tuple[Float[Tensor, "targets count"], Int64[Tensor, "targets count"]]:
     """The largest cosines of `targets` and their anchors, comparing a part of the anchors at a
     time."""
-    anchors = len(blocks[0].anchors.indices)
+    anchors = len(blocks[0].anchors)
     best = targets.new_empty((len(targets), 0))
     whose = torch.empty((len(targets), 0), dtype=torch.int64, device=targets.device)
     for part in chunks(anchors, targets.dtype.itemsize * 3 * (targets.shape[1] + len(targets))):

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from tqdm import tqdm
+
+from mergekit_omp.approximation.cholesky import factorise, panels, solve, trace_of_inverse
+from mergekit_omp.approximation.chunks import SHOWN_AFTER
 
 GRID = tuple(10.0 ** (step / 2) for step in range(-8, 7))
 """Penalties that are tried, relative to the mean variance of a feature."""
 START = GRID.index(1.0)
+USUAL = 3
+"""How many of them are tried as a rule."""
 
 Blocks = Callable[
     [], Iterator[tuple[Float[Tensor, "block inputs"], Float[Tensor, "block outputs"]]]
@@ -31,51 +37,62 @@ class RidgeFit:
     """Relative to the mean variance of a feature; 0 where no input varies."""
     squared_error: float
     """Of a row that it was not fitted to, as generalised cross-validation estimates it."""
+    residual: float
+    """The mean squared residual of the rows that it was fitted to."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Normal:
-    """X'X, X'Y, |Y|² and the number of rows."""
+    """X'X on and above its diagonal, that diagonal, X'Y, |Y|² and the number of rows."""
 
     gram: Float64[Tensor, "inputs inputs"]
+    """Below its diagonal is the factor of the penalty that was tried last."""
+    diagonal: Float64[Tensor, "inputs"]
     right: Float64[Tensor, "inputs outputs"]
     square: float
     count: int
 
     @property
     def scale(self) -> float:
-        return self.gram.trace().item() / len(self.gram)
+        return self.diagonal.mean().item()
 
 
 def fit_ridge(
-    blocks: Blocks, inputs: int, outputs: int, *, device: torch.device, ridge: float | None = None
+    blocks: Blocks,
+    inputs: int,
+    outputs: int,
+    *,
+    device: torch.device,
+    ridge: float | None = None,
+    progress: bool = False,
 ) -> RidgeFit:
     """Minimises |X W - Y|² + l |W|², l = `ridge` · (mean of X'X's diagonal).
 
     Without `ridge`, that of `GRID` which minimises the generalised cross-validation error (Golub,
     Heath & Wahba 1979): starting from 1, in the direction in which the error falls, to the first
-    minimum.
+    minimum. `progress` shows a bar while penalties are tried.
 
     Raises:
         ValueError: the inputs are too alike for the penalty.
     """
     normal = _normal_equations(blocks, inputs, outputs, device)
     if not normal.scale > 0:
-        return RidgeFit(torch.zeros_like(normal.right), 0.0, normal.square / max(normal.count, 1))
-    if ridge is not None:
-        coefficients, error = _validated(normal, ridge)
-        return RidgeFit(coefficients, ridge, error)
-    best, best_error = _validated(normal, GRID[START])
-    at = START
-    for step in (-1, 1):
-        while 0 <= at + step < len(GRID):
-            fit, error = _validated(normal, GRID[at + step])
-            if not error < best_error:
+        error = normal.square / max(normal.count, 1)
+        return RidgeFit(torch.zeros_like(normal.right), 0.0, error, error)
+    with _Trials(normal, USUAL if ridge is None else 1, progress) as tried:
+        if ridge is not None:
+            return tried.validated(ridge)
+        best = tried.validated(GRID[START])
+        at = START
+        for step in (-1, 1):
+            while 0 <= at + step < len(GRID):
+                fit = tried.validated(GRID[at + step])
+                if not fit.squared_error < best.squared_error:
+                    break
+                best, at = fit, at + step
+            if at != START:
                 break
-            best, best_error, at = fit, error, at + step
-        if at != START:
-            break
-    return RidgeFit(best, GRID[at], best_error)
+    return best
 
 
 def _normal_equations(blocks: Blocks, inputs: int, outputs: int, device: torch.device) -> _Normal:
@@ -84,37 +101,55 @@ def _normal_equations(blocks: Blocks, inputs: int, outputs: int, device: torch.d
     right = torch.zeros((inputs, outputs), dtype=torch.float64, device=device)
     square, count = 0.0, 0
     for x, y in blocks():
-        gram += x.T @ x
-        right += x.T @ y
-        square += y.double().square().sum().item()
+        for panel in panels(inputs):
+            gram[panel, panel.start :] += x[:, panel].T @ x[:, panel.start :]
+            right[panel] += x[:, panel].T @ y
+        square += torch.linalg.vector_norm(y, dtype=torch.float64).square().item()
         count += len(x)
-    return _Normal(gram, right, square, count)
+    return _Normal(gram, gram.diagonal().clone(), right, square, count)
 
 
-def _solve(
-    normal: _Normal, ridge: float
-) -> tuple[Float64[Tensor, "inputs outputs"], Float64[Tensor, "inputs inputs"]]:
-    """The coefficients, and the Cholesky factor of the penalised Gram matrix."""
-    penalised = normal.gram.clone()
-    penalised.diagonal().add_(ridge * normal.scale)
-    factor, failed = torch.linalg.cholesky_ex(penalised)
-    if failed:
-        raise ValueError(f"the anchors are too alike for a ridge of {ridge:g}: write a larger one")
-    return torch.cholesky_solve(normal.right, factor), factor
+class _Trials:
+    """Fits with one penalty after another, and a bar of how far they are."""
 
+    def __init__(self, normal: _Normal, expected: int, progress: bool):
+        self.normal = normal
+        self.count = 0
+        self._bar = tqdm(
+            total=expected,
+            desc="Penalty",
+            bar_format="{l_bar}{bar}| [{elapsed}<{remaining}]",
+            disable=not progress,
+            delay=SHOWN_AFTER,
+        )
 
-def _validated(normal: _Normal, ridge: float) -> tuple[Float64[Tensor, "inputs outputs"], float]:
-    """The coefficients of one penalty and their generalised cross-validation error, for a row."""
-    solution, factor = _solve(normal, ridge)
-    penalty = ridge * normal.scale
-    identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
-    # The degrees of freedom: the trace of the hat matrix, and one for the intercept.
-    freedom = len(factor) - penalty * inverse.square().sum().item() + 1
-    error = (
-        normal.square
-        - (solution * normal.right).sum().item()
-        - penalty * solution.square().sum().item()
-    )
-    left = max(1 - freedom / normal.count, 1e-6)
-    return solution, max(error, 0.0) / normal.count / left**2
+    def __enter__(self) -> _Trials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.total = self.count
+        self._bar.close()
+
+    def validated(self, ridge: float) -> RidgeFit:
+        """The fit of one penalty, with its generalised cross-validation error for a row."""
+        normal, bar = self.normal, self._bar
+        self.count += 1
+        if bar.total is not None and self.count > bar.total:
+            bar.total = self.count
+        factor, penalty = normal.gram, ridge * normal.scale
+        if not factorise(factor, normal.diagonal + penalty, lambda done: bar.update(done / 4)):
+            raise ValueError(
+                f"the anchors are too alike for a ridge of {ridge:g}: write a larger one"
+            )
+        solution = solve(factor, normal.right, lambda done: bar.update(done / 2))
+        trace = trace_of_inverse(factor, lambda done: bar.update(done / 4))
+        # The degrees of freedom: the trace of the hat matrix, and one for the intercept.
+        freedom = len(factor) - penalty * trace + 1
+        error = (
+            normal.square
+            - torch.tensordot(solution, normal.right).item()
+            - penalty * torch.linalg.vector_norm(solution).square().item()
+        )
+        left = max(1 - freedom / normal.count, 1e-6)
+        residual = max(error, 0.0) / normal.count
+        return RidgeFit(solution, ridge, residual / left**2, residual)

@@ -194,9 +194,8 @@ def _plan(facts: Facts) -> Iterator[str]:
         yield PLAN.line("  all", "", "", "", "", total, _memory(most))
     if facts.steps:
         yield from _wrapped(
-            "about: on this machine, as busy as it is now; the memory is that of the "
-            "vocabulary tensors, their copies and the search. The layers of the model come on "
-            "top, as in any merge.",
+            "about: on this machine, as busy as it is now; the memory is that of the whole "
+            "process. The layers of the model come on top, as in any merge.",
             indent="  ",
         )
 

@@ -22,6 +22,9 @@ from mergekit_omp.transplant.row_plan import ApproximatedRows
 from mergekit_omp.transplant.row_planning import ModelRows
 
 TIMED_SECONDS = 0.05
+PROCESS, TOKEN = 500_000_000, 1500
+"""Bytes that Python with its libraries takes, and a token of a model's tokenizer: 1.1 GB with three
+of about 145,000 tokens (`python benchmarks/peak_memory.py --method zero --hidden 32`)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Step:
     multiply_adds: float
     """Weighted by how fast they go against a large float32 product."""
     bytes: int
-    """The tensors of this step, as they are read and written, their copies, and the search's."""
+    """Of the whole process while this step runs, but for the tensors of the model's layers."""
     refusal: str | None = None
     """What the merge will say instead of running, for want of memory or of a search."""
 
@@ -79,9 +82,19 @@ def _step(
     dimension = _width(base if donor is None else donor)
     size = sum(_size(_base_header(tensor, plan.model)) for plan in sharing)
     size += len(sharing) * rows.plan.rows * _width(base) * base.element_size()
-    if donor is not None:
-        size += _size(donor) + 4 * dimension * (missing + anchors)
+    size += PROCESS + TOKEN * (len(base) + 2 * rows.plan.rows)
+    # What is merged waits in memory until its file is full.
+    others = (other for other in transplant.tensors if other is not tensor)
+    size += sum(
+        rows.plan.rows * _width(_base_header(t, t.models[0].plan.model)) * base.element_size()
+        for t in others
+    )
     approximation = served.approximation
+    if donor is not None:
+        size += _size(donor)
+        size += 0 if approximation.reads_in_place else 4 * dimension * (missing + anchors)
+    if served.other_matrix is not None:
+        size += _size(_header(served.other_matrix))
     sizes = Sizes(
         missing=missing,
         anchors=anchors,

@@ -133,7 +133,7 @@ def held_out(
         mean = finite_mean(base).to(true.dtype)
         found, refused = {}, {}
         for method in methods:
-            given = inputs.inputs(frozenset(Needs), *matrices)
+            given = inputs.inputs(method, *matrices)
             problem = MissingRows(part=part, base=base, inputs=given)
             try:
                 found[method] = method.rows(problem).to(true)

@@ -117,7 +117,7 @@ def parts_of(
         texts=_texts(served.coding.texts, places),
         progress=False,
     )
-    inputs = coding.inputs(method.needs, *served.donor_matrices())
+    inputs = coding.inputs(method, *served.donor_matrices())
     code = method.made_of(MissingRows(part=served.part, base=base, inputs=inputs))
     if code is None:
         return [() for _ in places]

@@ -48,26 +48,38 @@ class CodingRows:
     """Whether to show a progress bar."""
 
     def inputs(
-        self, needs: frozenset[Needs], donor: Tensor | None, other_matrix: Tensor | None = None
+        self, method: Approximation, donor: Tensor | None, other_matrix: Tensor | None = None
     ) -> CodingInputs:
-        """The inputs of a method: of the donor's matrices, the rows that `needs` asks for."""
-        if Needs.DONOR_ROWS not in needs or donor is None:
-            device = torch.device("cpu")
-            targets = anchors = donor = None
-        else:
-            device = donor.device
-            targets = donor[torch.from_numpy(self.targets).to(device)]
-            anchors = donor[torch.from_numpy(self.anchors).to(device)]
-        return CodingInputs(
-            missing=len(self.targets),
-            anchor_rows=torch.from_numpy(self.anchor_rows).to(device),
-            targets=targets,
-            anchors=anchors,
+        """The inputs of a method: of the donor's matrices, the rows that it needs."""
+        if Needs.DONOR_ROWS not in method.needs or donor is None:
+            return self._inputs(torch.device("cpu"))
+        targets, anchors = (
+            torch.from_numpy(ids).to(donor.device) for ids in (self.targets, self.anchors)
+        )
+        if method.reads_in_place:
+            return self._inputs(
+                donor.device,
+                donor=donor,
+                target_ids=targets,
+                anchor_ids=anchors,
+                other_matrix=other_matrix,
+            )
+        return self._inputs(
+            donor.device,
+            targets=donor[targets],
+            anchors=donor[anchors],
             donor=donor,
             other_targets=_rows_where_there_are(other_matrix, self.targets),
             other_anchors=_rows_where_there_are(other_matrix, self.anchors),
+        )
+
+    def _inputs(self, device: torch.device, **of_donor: Any) -> CodingInputs:
+        return CodingInputs(
+            missing=len(self.targets),
+            anchor_rows=torch.from_numpy(self.anchor_rows).to(device),
             texts=self.texts,
             progress=self.progress,
+            **of_donor,
         )
 
 
@@ -154,7 +166,7 @@ class EncodeMissing(Task[dict[str, Any]]):
         assert isinstance(self.approximation, AnchorCoding)
         if donor is not None:
             donor = vocabulary_first(donor, self.donor_axis)
-        inputs = self.coding.inputs(self.approximation.needs, donor)
+        inputs = self.coding.inputs(self.approximation, donor)
         try:
             with self.log.scope(running=True):
                 code = self.approximation.encode(inputs)

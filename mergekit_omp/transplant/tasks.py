@@ -189,7 +189,7 @@ def _approximated(
         donor = vocabulary_first(donor, served.donor_axis)
     if other_matrix is not None:
         other_matrix = vocabulary_first(other_matrix, served.other_axis)
-    inputs = served.coding.inputs(served.approximation.needs, donor, other_matrix)
+    inputs = served.coding.inputs(served.approximation, donor, other_matrix)
     rows = served.approximation.rows(MissingRows(part=served.part, base=base, inputs=inputs))
     _keep(served, inputs.in_force, inputs.row_fit)
     return rows

@@ -190,6 +190,47 @@ def test_the_donors_other_matrix_is_used_where_its_rows_are_finite() -> None:
     assert Kriging().rows(broken).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_rows_that_stay_in_the_donors_matrices_are_read_as_copies_of_them_are(
+    dtype: torch.dtype,
+) -> None:
+    """The other matrix ends before some tokens, also before the first missing one."""
+    problem = with_other_matrix(world(dtype=dtype))
+    inputs = problem.inputs
+    count = inputs.missing + len(inputs.anchor_rows)
+    ids = torch.randperm(count, generator=torch.Generator().manual_seed(3))
+    donor = torch.cat([inputs.targets, inputs.anchors])[ids.argsort()]
+    other = torch.cat([inputs.other_targets, inputs.other_anchors])[ids.argsort()]
+    targets, anchors = ids[: inputs.missing], ids[inputs.missing :]
+    donor[targets[1]] = torch.nan
+    donor[anchors[4]] = 0
+    other[anchors[2]] = torch.inf
+    end = int(targets[0])
+    beyond = torch.where((torch.arange(count) < end)[:, None], other, torch.nan)
+    copied = with_inputs(
+        problem,
+        targets=donor[targets],
+        anchors=donor[anchors],
+        other_targets=beyond[targets],
+        other_anchors=beyond[anchors],
+    )
+    within = CodingInputs(
+        missing=inputs.missing,
+        anchor_rows=inputs.anchor_rows,
+        donor=donor,
+        target_ids=targets,
+        anchor_ids=anchors,
+        other_matrix=other[:end],
+        texts=inputs.texts,
+    )
+    rows = Kriging().rows(dataclasses.replace(problem, inputs=within))
+    assert rows.isfinite().all()
+    torch.testing.assert_close(rows, Kriging().rows(copied), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        within.row_fit["predicted_error"], copied.inputs.row_fit["predicted_error"]
+    )
+
+
 def test_the_other_matrix_tells_what_the_first_does_not() -> None:
     problem = with_other_matrix(world(seed=2, dtype=DOUBLE), dim=5)
     inputs = problem.inputs
