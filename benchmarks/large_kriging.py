@@ -9,8 +9,10 @@ and tokens of two or four letters. Run from the repository:
 from __future__ import annotations
 
 import argparse
+import cProfile
 import itertools
 import json
+import pstats
 import resource
 import string
 import time
@@ -23,6 +25,17 @@ from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.inspection.estimate import seconds_per_multiply_add
 
 ROWS_AT_ONCE = 4096
+PHASES = {
+    "_normal_equations": "normal equations",
+    "validated": "penalties",
+    "of_missing": "regression of the missing",
+    "coarse_anchors": "anchors as integers",
+    "_error_scale": "check on a thousand anchors",
+    "nearest_anchors": "nearest anchors, the check's too",
+    "mixed_residuals": "mixing residuals, the check's too",
+    "ordinary_kriging": "weights, the check's too",
+}
+"""By the names of functions."""
 
 
 def rows(count: int, dim: int, seed: int) -> torch.Tensor:
@@ -67,6 +80,16 @@ def texts(anchors: int, missing: int) -> Texts:
     )
 
 
+def phases(profile: cProfile.Profile) -> dict[str, float]:
+    """Processor seconds, of all threads, within each phase."""
+    functions = pstats.Stats(profile).get_stats_profile().func_profiles
+    return {
+        PHASES[name]: round(figures.cumtime, 1)
+        for name, figures in functions.items()
+        if name in PHASES
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--anchors", type=int, default=110_000)
@@ -96,7 +119,8 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF)
     unit = seconds_per_multiply_add("cpu")
     began = time.perf_counter()
-    method.rows(MissingRows(Part.INPUT, base, inputs))
+    profile = cProfile.Profile(time.process_time)
+    profile.runcall(method.rows, MissingRows(Part.INPUT, base, inputs))
     spent = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_SELF)
     sizes = Sizes(
@@ -117,6 +141,7 @@ def main() -> None:
                 "processor_seconds": round(
                     after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
                 ),
+                "of_phases": phases(profile),
                 "peak_gb": round(after.ru_maxrss * 1024 / 1e9, 1),
                 "of_which_its_tensors_gb": round(sum(t.nbytes for t in tensors) / 1e9, 1),
                 "estimated_seconds": round(cost.multiply_adds * unit),
