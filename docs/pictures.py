@@ -1,4 +1,4 @@
-"""Draws the bar charts of the documentation from the tables in it: `python docs/pictures.py`.
+"""Draws the charts of the documentation from the tables in it: `python docs/pictures.py`.
 
 The figures stand once, in the tables that `mergekit-omp demo` and `python -m benchmarks.quality`
 print, and the pictures are drawn from these. The test suite checks that they are up to date.
@@ -22,6 +22,11 @@ _STYLE = """
     .bars .small { fill: var(--soft); font-size: 13px; }
     .bars .other { fill: var(--bar); }
     .bars .best { fill: var(--mark); }
+    .bars line { stroke: var(--bar); stroke-width: 1; }
+    .bars .other-interval { stroke: var(--soft); stroke-width: 2; }
+    .bars .best-interval { stroke: var(--mark); stroke-width: 3; }
+    .bars .dot { fill: var(--soft); }
+    .bars .ring { fill: none; stroke: var(--soft); stroke-width: 1.5; }
 """
 _WIDTH, _LABELS, _NUMBERS, _STEP = 480, 178, 52, 30
 
@@ -90,11 +95,79 @@ def recovery(quality: str) -> str:
     )
 
 
+def by_pair(quality: str) -> str:
+    """The same pair by pair, with intervals, from quality.md's second table of results."""
+    heading, table = re.findall(
+        r"^\| recovery / omp 64 \|(.*)\n\|-.*\n((?:\|.*\n)+)", quality, re.MULTILINE
+    )[0]
+    pairs = [pair.strip() for pair in heading.strip(" |").split("|")]
+    found: dict[str, list[list[float]]] = {}
+    for line in table.splitlines():
+        name, *cells = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        # 1.57 [1.45, 1.73]
+        found[name] = [[float(n) for n in re.findall(r"-?\d+\.\d+", cell)] for cell in cells]
+    methods = {"kriging": "best", "omp": "dot", "linear": "ring"}
+    shown = [found[name] for name in methods]
+    low = min(0.0, *(each[1] for values in shown for each in values))
+    high = max(each[2] for values in shown for each in values)
+    left, right = 74, _WIDTH - 12
+    step, top = 40, 56
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (right - left)
+
+    height = top + step * len(pairs) + 26
+    title = "What each method wins back, pair by pair"
+    said = "; ".join(
+        f"{pair}: " + ", ".join(f"{name} {found[name][i][0]:g}" for name in methods)
+        for i, pair in enumerate(pairs)
+    )
+    lines = [
+        f'<svg class="drawing bars" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
+        'role="img" aria-labelledby="pairs-title pairs-description">',
+        f'  <title id="pairs-title">{escape(title)}</title>',
+        f'  <desc id="pairs-description">{escape(said)}</desc>',
+        f"  <style>{_STYLE}  </style>",
+        f'  <text class="small end" x="{_WIDTH - 4}" y="18">won over zero rows, the paper\'s omp '
+        "being 1: higher is better</text>",
+    ]
+    at = left
+    for name, kind in methods.items():
+        lines += [_point(at, 40, kind), f'  <text x="{at + 12}" y="45">{name}</text>']
+        at += 110
+    for mark in range(int(high) + 1):
+        lines += [
+            f'  <line x1="{x(mark):.1f}" y1="{top}" x2="{x(mark):.1f}" y2="{height - 24}"/>',
+            f'  <text class="small" text-anchor="middle" x="{x(mark):.1f}" y="{height - 6}">{mark}</text>',
+        ]
+    for i, pair in enumerate(pairs):
+        middle = top + step * i + step / 2
+        lines.append(
+            f'  <text class="end" x="{left - 10}" y="{middle + 5:.0f}">{escape(pair)}</text>'
+        )
+        for place, (name, kind) in enumerate(methods.items()):
+            value, first, last = found[name][i]
+            y = middle + 9 * (place - 1)
+            interval = "best-interval" if kind == "best" else "other-interval"
+            lines += [
+                f'  <line class="{interval}" x1="{x(first):.1f}" y1="{y:.0f}" x2="{x(last):.1f}" '
+                f'y2="{y:.0f}"/>',
+                _point(x(value), y, kind),
+            ]
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def _point(x: float, y: float, kind: str) -> str:
+    return f'  <circle class="{kind}" cx="{x:.1f}" cy="{y:.0f}" r="{5 if kind == "best" else 4}"/>'
+
+
 def drawn() -> dict[Path, str]:
     """Each picture, by the file that it belongs in."""
+    quality = (DOCS / "quality.md").read_text(encoding="utf-8")
     return {
         ASSETS / "demo.svg": demo((DOCS.parent / "README.md").read_text(encoding="utf-8")),
-        ASSETS / "recovery.svg": recovery((DOCS / "quality.md").read_text(encoding="utf-8")),
+        ASSETS / "recovery.svg": recovery(quality),
+        ASSETS / "pairs.svg": by_pair(quality),
     }
 
 

@@ -26,6 +26,8 @@ class Fit:
     largest_is_worst: bool = True
     limits: tuple[float, float] | None = None
     """Between which numbers it lies, where it lies between any."""
+    is_count: bool = False
+    """Whether it is a whole number."""
 
 
 PREDICTED_ERROR = Fit(
@@ -59,6 +61,7 @@ PIECES = Fit(
     "the fewer the better",
     "Into how many pieces a token is cut, of which its row is made: the more there are, the less "
     "they tell of the token.",
+    is_count=True,
 )
 FITS: Mapping[str, Fit] = MappingProxyType(
     {fit.key: fit for fit in (PREDICTED_ERROR, RELATIVE_RESIDUAL, SIMILARITY, PIECES)}

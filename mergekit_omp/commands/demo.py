@@ -27,7 +27,7 @@ import click
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIRECTORY",
-    help="Keep models, configs and merged models in this new or empty folder.",
+    help="Keep models, configs, merged models and the held-out text in this new or empty folder.",
 )
 def demo(cache: Path | None, fresh: bool, threads: int, keep: Path | None) -> None:
     """Swap a small model's tokenizer in several ways, and compare what is lost.
@@ -55,4 +55,4 @@ def demo(cache: Path | None, fresh: bool, threads: int, keep: Path | None) -> No
             click.echo(f"Error: {failure}", err=True)
             raise SystemExit(failure.returncode) from failure
     if keep is not None:
-        click.echo(f"Models, configs and merged models are in {keep}.")
+        click.echo(f"Models, configs, merged models and the held-out text are in {keep}.")

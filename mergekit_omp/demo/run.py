@@ -1,11 +1,12 @@
 """The demo: real merges of two small models, and what is left of the base afterwards.
 
 Everything happens in one folder, in which the configs are run as they stand: `models/base` and
-`models/donor`, the YAML files, and one output folder for each.
+`models/donor`, the YAML files, one output folder for each, and the text that they are compared on.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -37,6 +38,9 @@ from mergekit_omp.evaluation import TextScore, bits_per_byte
 
 PROMPTS = ("Return True if", "This method is")
 """How the sample texts begin."""
+
+HELD_OUT = "held-out.jsonl"
+"""The text of the table, as `mergekit-omp evaluate --text` reads it."""
 
 _SAMPLE_CHARACTERS = 130
 """About how much of a sample text to show."""
@@ -168,12 +172,15 @@ def _described(path: Path) -> str:
 
 
 def _prepare(folder: Path, models: DemoModels) -> None:
-    """Puts the models and the configs where the commands find them."""
+    """Puts the models, the configs and the text where commands find them."""
     shutil.copytree(models.base, folder / "models" / "base")
     shutil.copytree(models.donor, folder / "models" / "donor")
     with as_file(files("mergekit_omp.demo") / "configs") as configs:
         for config in sorted(configs.glob("*.yml")):
             shutil.copy(config, folder / config.name)
+    with open(folder / HELD_OUT, "w", encoding="utf-8") as file:
+        for document in models.held_out:
+            file.write(json.dumps({"text": document.text}) + "\n")
 
 
 def execute(run: Run, folder: Path) -> None:

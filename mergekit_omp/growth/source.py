@@ -35,7 +35,11 @@ _DTYPES = {
     "BF16": torch.bfloat16,
 }
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
-_WRITTEN_ANEW = ("config.json", "README.md", "model.safetensors.index.json", "growth.json")
+_NOT_COPIED = (
+    *("config.json", "README.md", "model.safetensors.index.json", "growth.json"),
+    # A report is on the model as it was.
+    *("tokenizer_transplant.html", "tokenizer_transplant.md"),
+)
 _WANTED = [
     *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"),
     *("README.md", "LICENSE*"),
@@ -71,7 +75,7 @@ class SourceModel:
     def other_files(self) -> Iterator[Path]:
         """What is copied beside the weights, as paths within the folder: tokenizer, templates."""
         for path in sorted(self.folder.iterdir()):
-            if path.name.startswith(".") or path.name in _WRITTEN_ANEW:
+            if path.name.startswith(".") or path.name in _NOT_COPIED:
                 continue
             if path.is_file() and not path.name.endswith((*_WEIGHTS, ".index.json")):
                 yield Path(path.name)

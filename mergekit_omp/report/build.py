@@ -9,6 +9,8 @@ from mergekit.options import MergeOptions
 
 from mergekit_omp.approximation import APPROXIMATIONS, Needs
 from mergekit_omp.errors import TransplantError
+from mergekit_omp.models.configs import read_config
+from mergekit_omp.models.tensors import says_tied
 from mergekit_omp.models.tokenizers import Vocabularies
 from mergekit_omp.plugin.rehearsal import Replanned, replan
 from mergekit_omp.report.contents import Report, Section
@@ -46,7 +48,18 @@ def build_report(out: OutDir, options: MergeOptions, wanted: Wanted) -> Report:
         sections=tuple(sections),
         notes=tuple(notes),
         compared=wanted.compare,
+        tied=_one_matrix(out),
     )
+
+
+def _one_matrix(out: OutDir) -> bool:
+    """Whether the input embedding is the head too: encoders without a head have neither."""
+    entries = [entry for model in out.record["models"] for entry in model["tensors"]]
+    if not entries or any(entry["part"] == "head" for entry in entries):
+        return False
+    config = read_config(ModelReference.parse(str(out.path.resolve())))
+    (kind, *_) = config.architectures or [""]
+    return says_tied(config) and (kind.endswith("LMHeadModel") or not kind.endswith("Model"))
 
 
 def _section(

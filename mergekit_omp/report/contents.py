@@ -92,6 +92,8 @@ class Report:
     notes: tuple[str, ...] = ()
     """What is not in this report, and why."""
     compared: bool = field(default=False)
+    tied: bool = False
+    """Whether the output has one matrix for input and head."""
 
 
 def quantiles(values: Float[np.ndarray, "values"]) -> dict[str, float] | None:

@@ -101,7 +101,7 @@ def histogram(
         axes.set_xlabel(label)
         axes.set_ylabel("% of rows")
         if len(finite) > 1:
-            axes.legend(loc="best")
+            _legend(axes)
 
     return _svg(name, draw)
 
@@ -163,9 +163,14 @@ def intervals(
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xlabel(label)
         if marks:
-            axes.legend(loc="best")
+            _legend(axes)
 
     return _svg(name, draw, height=0.9 + 0.24 * len(values))
+
+
+def _legend(axes: Any) -> None:
+    """Above the plot, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
 
 
 def _bulk(values: Float[np.ndarray, "values"]) -> tuple[float, float]:
@@ -185,7 +190,9 @@ def _svg(name: str, draw: Callable[[Any], None], height: float = _SIZE[1]) -> st
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
         FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.locator_params(axis="x", nbins=6)
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     return _for_page(written.getvalue(), name)
 

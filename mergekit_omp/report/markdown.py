@@ -10,7 +10,7 @@ from mergekit_omp.outside.display import in_markdown as _plain
 from mergekit_omp.outside.display import markdown_block
 from mergekit_omp.report import wording
 from mergekit_omp.report.contents import Report, Section, TokenFacts, quantiles
-from mergekit_omp.report.wording import lead, number, titles, told, why_unchecked
+from mergekit_omp.report.wording import lead, number, shown, told, why_unchecked
 
 _TEXTS = {"made of", *(parts.title for parts in PARTS)}
 """Columns that hold no numbers."""
@@ -19,7 +19,7 @@ _MARK = "<!-- mergekit-omp report -->"
 
 def markdown_text(report: Report) -> str:
     """The whole report."""
-    headed = list(zip(titles(report.sections), report.sections, strict=True))
+    headed = shown(report)
     several = len({section.model for section in report.sections}) > 1
     if several:
         headed = [(f"{title}, {section.model}", section) for title, section in headed]
@@ -35,7 +35,7 @@ def markdown_text(report: Report) -> str:
         *_outliers(headed),
     ]
     for title, section in headed:
-        blocks += [f"## {title}", *_section(section)]
+        blocks += [f"## {title}", *_section(report, section)]
     blocks.append("## Config and versions")
     if report.config:
         blocks.append(markdown_block(report.config, "yaml"))
@@ -114,7 +114,7 @@ def _checks(report: Report, headed: Sequence[tuple[str, Section]]) -> list[str]:
 def _outliers(headed: Sequence[tuple[str, Section]]) -> list[str]:
     searched = [(title, s) for title, s in headed if s.outliers is not None]
     if not searched:
-        return ["Not searched for: it takes the models and a donor's rows."]
+        return [wording.NOT_SEARCHED]
     blocks = [wording.OUTLIERS]
     for title, section in searched:
         rows = [
@@ -135,7 +135,7 @@ def _outliers(headed: Sequence[tuple[str, Section]]) -> list[str]:
     return blocks
 
 
-def _section(section: Section) -> list[str]:
+def _section(report: Report, section: Section) -> list[str]:
     fit, parts = section.fit, section.parts
     groups = {f"norm, {group}": values for group, values in section.norms.items()}
     if fit is not None:
@@ -150,7 +150,7 @@ def _section(section: Section) -> list[str]:
         *section.notes,
         *filter(None, [wording.no_fit(section.entry)]),
         _table(["", "rows", "5%", "median", "95%", "largest"], rows),
-        wording.NORMS if section.is_matrix else wording.NORMS_OF_BIAS,
+        wording.norms_caption(report, section),
         *([parts.meaning] if parts is not None and section.worst else []),
     ]
     for heading, tokens in (
@@ -162,7 +162,7 @@ def _section(section: Section) -> list[str]:
                 [
                     _code(t.text),
                     str(t.id),
-                    *([number(t.fit)] if fit is not None else []),
+                    *([wording.fit_of(fit, t.fit)] if fit is not None else []),
                     number(t.norm),
                     *([_parts(t)] if parts is not None else []),
                 ]

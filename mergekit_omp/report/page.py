@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import markupsafe
+import numpy as np
 
 from mergekit_omp.report import wording
 from mergekit_omp.report.contents import Report, Section
@@ -57,10 +58,8 @@ def page(report: Report) -> str:
     """The HTML. TransplantError where matplotlib is not installed."""
     require_matplotlib()
     views = [
-        _View(f"tensor-{i}", title, section, _plots(f"t{i}", section))
-        for i, (title, section) in enumerate(
-            zip(wording.titles(report.sections), report.sections, strict=True)
-        )
+        _View(f"tensor-{i}", title, section, _plots(f"t{i}", report, section))
+        for i, (title, section) in enumerate(wording.shown(report))
     ]
     shown_counts = [
         (key, word)
@@ -76,7 +75,7 @@ def page(report: Report) -> str:
     ]
     values = {
         "words": wording,
-        "parts": wording.PARTS,
+        "parts": wording.parts(report),
         "report": {**_fields(report), "record": record},
         "lead": wording.lead(report),
         "views": [_with_bars(view) for view in views],
@@ -101,14 +100,14 @@ def _fields(report: Report) -> dict[str, Any]:
     }
 
 
-def _plots(name: str, section: Section) -> tuple[_Plot, ...]:
+def _plots(name: str, report: Report, section: Section) -> tuple[_Plot, ...]:
     plots = []
     fit, check = section.fit, section.held_out
     if fit is not None and len(section.fits):
         groups = {"approximated": section.fits}
         svg = histogram(f"{name}-fit", groups, fit.title, fit.limits)
         plots.append((svg, fit.meaning))
-    caption = wording.NORMS if section.is_matrix else wording.NORMS_OF_BIAS
+    caption = wording.norms_caption(report, section)
     label = "norm of the row" if section.is_matrix else "absolute value"
     plots.append((histogram(f"{name}-norms", section.norms, label), caption))
     if check is not None:
@@ -116,7 +115,7 @@ def _plots(name: str, section: Section) -> tuple[_Plot, ...]:
         if told is not None and fit is not None and check.fits is not None:
             labels = fit.title, "held-out score"
             plots.append((scatter(f"{name}-check", check.fits, check.scores, labels), told))
-        else:
+        elif np.ptp(check.scores):
             groups = {"hidden": check.scores}
             svg = histogram(f"{name}-check", groups, "held-out score")
             plots.append((svg, wording.SCORES))

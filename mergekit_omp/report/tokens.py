@@ -52,7 +52,10 @@ class Tokens:
         return _top(known, self._facts.fit[known] * (1 if fit.largest_is_worst else -1))
 
     def largest(self) -> list[int]:
-        """Ids of the tokens with the largest norms, the largest first."""
+        """Ids of the tokens with the largest norms, the largest first; none where all are alike."""
+        norms = self._norms[self._new]
+        if len(norms) > 1 and np.ptp(norms) <= 1e-4 * np.max(norms):
+            return []
         return _top(self._new, self._norms[self._new])
 
     def facts(self, i: int, parts: dict[int, tuple[Weighed, ...]]) -> TokenFacts:

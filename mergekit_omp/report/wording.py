@@ -16,6 +16,8 @@ from mergekit_omp.report.contents import Report, Section
 from mergekit_omp.report.held_out import HeldOut
 
 PARTS = {"input": "Input embedding", "head": "Output head", "head_bias": "Bias of the head"}
+TIED = "Input embedding and output head"
+"""What the one matrix of a tied model is called."""
 
 COUNTS = (
     ("copied", "copied"),
@@ -35,6 +37,7 @@ SCORE_MEANING = (
     "rows of a head share, so the score in the head (or in a matrix that is both) tells best how "
     "methods rank in loss; the score in the input says less."
 )
+NOT_SEARCHED = "Not searched for: that takes the models of the merge, and a method that reads the donor's rows."
 OUTLIERS = (
     "Approximated rows that lie at least 1.5 times as far from the mean row as 99.9% of the "
     "model's own rows do, although their rows in the donor are ordinary. A donor can be built so "
@@ -45,6 +48,9 @@ NO_OUTLIERS = "No approximated row is large here and ordinary in the donor."
 NORMS = (
     "Norms of rows. They need not agree: what is predicted is shorter than what it predicts, and "
     "rows of the norms of the model's own lose no less."
+)
+NORMS_MERGED = (
+    " Approximated and copied rows are those of the output, in which all models are merged."
 )
 NORMS_OF_BIAS = "Values of the bias."
 SCORES = "Score of each hidden token: 1 is the true row, 0 says nothing."
@@ -86,7 +92,14 @@ def hidden(check: HeldOut) -> str:
 
 def worst_of(fit: Fit) -> str:
     """The heading of a table of the worst rows."""
+    if fit.is_count:
+        return f"Most {fit.title}"
     return f"{'Highest' if fit.largest_is_worst else 'Lowest'} {fit.title}"
+
+
+def fit_of(fit: Fit, value: float | None) -> str:
+    """A token's figure of fit."""
+    return number(None if value is None else int(value) if fit.is_count else value)
 
 
 def fits_of(sections: Sequence[Section]) -> list[Fit]:
@@ -146,22 +159,35 @@ def lead(report: Report) -> str:
     """What was done and how well, in two or three sentences."""
     if not report.sections:
         return "The merge aligned no vocabulary tensor."
-    entry = report.sections[0].entry
-    counts = entry["counts"]
-    donors = ", ".join(dict.fromkeys(donor["model"] for donor in entry["donors"])) or "no donor"
-    origin = origin_of([entry]) if "hypernetwork" in entry else f" from {donors}"
-    sentences = [
-        f"{counted(counts['rows'], 'row', separate=True)}: {number(counts['copied'])} copied from "
-        f"{report.sections[0].model}, {number(counts['approximated'])} approximated by "
-        f"{entry['method']}{origin}."
-    ]
+    first = {section.model: section for section in reversed(report.sections)}
+    sentences = [f"{counted(report.sections[0].entry['counts']['rows'], 'row', separate=True)}."]
+    for model in reversed(first):
+        counts = first[model].entry["counts"]
+        said = f"{number(counts['copied'])} copied from {model}"
+        if counts["approximated"]:
+            entry = first[model].entry
+            said += (
+                f", {number(counts['approximated'])} approximated by {entry['method']}"
+                f"{origin_of([entry])}"
+            )
+        sentences.append(f"{said}.")
+    if len(first) == 1:
+        sentences = [f"{sentences[0][:-1]}: {sentences[1]}"]
     scores = [
         f"{section.held_out.own.score:.2f} in the {_short(title)}"
-        for title, section in zip(titles(report.sections), report.sections, strict=True)
+        for title, section in zip(titles(report), report.sections, strict=True)
         if section.held_out is not None and section.model == report.sections[0].model
     ]
     if scores:
-        sentences.append(f"On hidden tokens it scores {' and '.join(scores)} (1 is the true row).")
+        whose = f" of {report.sections[0].model}" if len(first) > 1 else ""
+        sentences.append(
+            f"On hidden tokens{whose} it scores {' and '.join(scores)} (1 is the true row)."
+        )
+    if report.record.get("healing"):
+        sentences.append(
+            "Since then mergekit-omp heal has trained rows of this model: figures of fit and scores "
+            "on hidden tokens are those of the merge, norms are today's."
+        )
     found = sum(len(section.outliers or ()) for section in report.sections)
     if found:
         sentences.append(
@@ -176,14 +202,35 @@ def _short(title: str) -> str:
     return title[0].lower() + title[1:]
 
 
-def titles(sections: Sequence[Section]) -> list[str]:
+def parts(report: Report) -> dict[str, str]:
+    """What the report calls each part of a model."""
+    return {**PARTS, "input": TIED} if report.tied else PARTS
+
+
+def titles(report: Report) -> list[str]:
     """A heading for each tensor: its part, and its name where two have one part."""
-    parts = Counter((section.model, section.entry["part"]) for section in sections)
+    found = Counter((section.model, section.entry["part"]) for section in report.sections)
     return [
-        PARTS[section.entry["part"]]
-        + (f" {section.entry['tensor']}" if parts[section.model, section.entry["part"]] > 1 else "")
-        for section in sections
+        parts(report)[section.entry["part"]]
+        + (f" {section.entry['tensor']}" if found[section.model, section.entry["part"]] > 1 else "")
+        for section in report.sections
     ]
+
+
+def shown(report: Report) -> list[tuple[str, Section]]:
+    """The tensors that have a section of their own, with its heading: of others all is copied."""
+    headed = zip(titles(report), report.sections, strict=True)
+    return [
+        (title, section) for title, section in headed if section.entry["counts"]["approximated"]
+    ]
+
+
+def norms_caption(report: Report, section: Section) -> str:
+    """What the norms of a tensor's rows mean."""
+    if not section.is_matrix:
+        return NORMS_OF_BIAS
+    several = len({section.model for section in report.sections}) > 1
+    return f"{NORMS}{NORMS_MERGED if several else ''}"
 
 
 def told(record: dict[str, Any]) -> dict[str, Any]:
@@ -220,4 +267,6 @@ def why_unchecked(report: Report) -> str:
         return "no row was approximated."
     if any("hypernetwork" in section.entry for section in report.sections):
         return "a hypernetwork reads the very row that would be hidden from it."
-    return "it was not asked for, or too few tokens are shared."
+    return (
+        "it was not asked for, too few tokens are shared, or no missing token is like a shared one."
+    )

@@ -18,6 +18,8 @@ from mergekit_omp.demo import run as demo_run
 from mergekit_omp.demo.corpus import TextKind
 from mergekit_omp.demo.run import RUNS, CommandFailed, Run, run_demo
 from mergekit_omp.demo.table import WIDTH, Row, rendered, wrapped
+from mergekit_omp.evaluation.documents import read_documents
+from mergekit_omp.evaluation.evaluate import ReadingOptions, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,12 @@ def test_swaps_and_reports(cache, tmp_path):
     assert (tmp_path / "kriging" / "tokenizer_transplant.json").is_file()
     shown = yaml.safe_load((tmp_path / "kriging.yml").read_text())
     assert shown["tokenizer_source"] == "./models/donor"
+    # And compare the outputs again.
+    texts = read_documents([tmp_path / "held-out.jsonl"]).documents
+    again = evaluate(
+        [str(tmp_path / "mergekit")], texts, reading=ReadingOptions(context=128, stride=96)
+    )
+    assert again["models"][0]["bits_per_byte"] == pytest.approx(alone.bits_per_byte, rel=1e-5)
 
 
 @pytest.fixture
@@ -99,7 +107,9 @@ def test_the_commands_options(cache, small, tmp_path):
         first = CliRunner().invoke(main, [*words, str(keep), "--threads", "3"])
         assert first.exit_code == 0, first.output
         assert torch.get_num_threads() == 3
-        assert f"Models, configs and merged models are in {keep}." in first.output
+        assert (
+            f"Models, configs, merged models and the held-out text are in {keep}." in first.output
+        )
         assert (keep / "models" / "donor" / "config.json").is_file()
         before = made()
         again = CliRunner().invoke(main, [*words, str(tmp_path / "again"), "--fresh"])

@@ -48,6 +48,7 @@ def source(models: Any) -> Path:
     """A model in several files, with a tokenizer, a card and weights of another format."""
     path = models("grow", "byte_level", shard_size="40KB", dtype=torch.bfloat16)
     (path / "README.md").write_text("---\nlicense: mit\n---\n# Its own card\n")
+    (path / "tokenizer_transplant.html").write_text("a report on what it was")
     (path / "pytorch_model.bin").write_bytes(b"old")
     (path / ".git").mkdir(exist_ok=True)
     # A class that transformers 4.57 knows too, as published models and merges have it.
@@ -98,7 +99,8 @@ def test_it_tells_sizes_and_writes_a_record(source: Path, grown: tuple[Path, str
     old = sorted(p.read_bytes() for p in source.glob("*.safetensors"))
     copies = sorted(p.read_bytes() for p in out.glob("*.safetensors"))
     assert all(data in copies for data in old) and len(copies) == len(old) + 1
-    assert not {"pytorch_model.bin", ".git", ".mergekit-omp"} & {p.name for p in out.iterdir()}
+    left = {"pytorch_model.bin", ".git", ".mergekit-omp", "tokenizer_transplant.html"}
+    assert not left & {p.name for p in out.iterdir()}
     assert str(source.parent) not in "".join(
         p.read_text() for p in out.glob("*.json") if p.name != "tokenizer.json"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def reports(pair: Related, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     [
         ("kriging", "predicted error", "nearest shared tokens", "Highest predicted error"),
         ("wechsel", "similarity", "heaviest tokens", "Lowest similarity"),
-        ("subword", "pieces", "heaviest pieces", "Highest pieces"),
+        ("subword", "pieces", "heaviest pieces", "Most pieces"),
     ],
 )
 def test_each_method_shows_its_own_figure_and_what_its_rows_are_made_of(
@@ -67,6 +68,15 @@ def test_a_method_that_looks_at_no_token_says_so(reports: dict[str, Report]) -> 
     for written in (page(report), markdown_text(report)):
         assert "zero does not look at single tokens" in written
         assert "predicted error" not in written and "Highest" not in written
+        # All new rows are alike, and none comes from the donor.
+        assert "Largest norms" not in written
+        assert "approximated by zero." in written
+
+
+def test_pieces_are_whole_numbers_and_none_is_the_donors(reports: dict[str, Report]) -> None:
+    for written in (page(reports["subword"]), markdown_text(reports["subword"])):
+        assert "approximated by subword." in written
+        assert not re.search(r"\d\.000\b", written)
 
 
 def test_predicted_errors_order_the_hidden_tokens_and_are_as_large_as_the_errors(
