@@ -11,7 +11,7 @@ $(READY): pyproject.toml constraints.txt mergekit_omp.pth tests/no-deps.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
-	$(BIN)/python -m pip install --quiet --no-deps -r tests/no-deps.txt
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python -r tests/no-deps.txt
 	touch $@
 
 # An older transformers for the tests, which run it in a process of its own.
