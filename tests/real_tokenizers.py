@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +37,14 @@ TRAINED: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 def directory(name: str, cache: Path) -> Path:
     """The tokenizer `name` of PUBLISHED or TRAINED as a directory that transformers loads.
 
-    Made once in `cache`, and again when a file that makes it changes.
+    Made once in `cache`, and again when a file that makes it changes; a trained one for each Python,
+    on whose manual it is trained.
     """
     makers = (published,) if name in PUBLISHED else (published, trained)
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in makers)
     version = hashlib.sha256(sources).hexdigest()[:12]
+    if name in TRAINED:
+        version += f"-{platform.python_version()}"
     folder = cache / f"{name}-{version}"
     with FileLock(cache / f"{name}-{version}.lock"):  # two processes run the suite
         if not folder.exists():
