@@ -8,6 +8,7 @@ from typing import Any
 
 from mergekit_omp.comparison.wording import above, conclusion, duration, ranked, size
 from mergekit_omp.outside.columns import Columns
+from mergekit_omp.outside.counts import counted
 
 WIDTH = 80
 _NAME = 14
@@ -32,7 +33,7 @@ def _head(result: Mapping[str, Any]) -> list[str]:
     return _wrapped(
         f"{result['base']} with the tokenizer of {result['tokenizer_source']}: "
         f"{best['approximated_rows']:,} of {best['rows']:,} rows are approximated. "
-        f"{text['documents']} documents, {text['bytes']:,} bytes, read in windows of "
+        f"{counted(text['documents'], 'document')}, {text['bytes']:,} bytes, read in windows of "
         f"{result['settings']['context']} tokens."
     )
 

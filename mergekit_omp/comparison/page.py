@@ -9,6 +9,7 @@ from typing import Any
 import markupsafe
 
 from mergekit_omp.comparison.wording import above, conclusion, duration, ranked, size
+from mergekit_omp.outside.counts import counted
 from mergekit_omp.report.figures import intervals, require_matplotlib
 from mergekit_omp.report.page import render
 
@@ -31,6 +32,7 @@ def page(result: Mapping[str, Any]) -> str:
         "title": Path(result["config"]).name,
         "conclusion": conclusion(result),
         "result": result,
+        "documents": counted(result["text"]["documents"], "document"),
         "rows": candidates[0],
         "base": base,
         "lines": lines,

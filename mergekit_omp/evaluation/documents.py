@@ -51,7 +51,7 @@ def read_documents(paths: Sequence[Path], split: str = "auto") -> Documents:
     "file" from `FEW_FILES` files on, else "paragraph". Every byte is in one document, except for
     the ends of lines and blank lines that "line" drops.
 
-    Raises ValueError, naming the file, for what is not UTF-8 or not JSON lines with a text, and
+    Raises ValueError, naming the file, for what is no text in UTF-8 or not JSON lines with a text, and
     where there is no text at all.
     """
     if split == "auto":
@@ -77,11 +77,17 @@ def read_documents(paths: Sequence[Path], split: str = "auto") -> Documents:
 def _read(path: Path) -> str:
     data = path.read_bytes()
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start}): convert it, for example with iconv"
         ) from error
+    if "\0" in text:
+        raise ValueError(
+            f"{path} holds bytes of zero, which no text does: it may be UTF-16, to be converted for "
+            "example with iconv, or no text at all"
+        )
+    return text
 
 
 def _paragraphs(text: str) -> list[str]:

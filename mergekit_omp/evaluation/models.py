@@ -88,7 +88,7 @@ def load_model(name: str, loading: Loading) -> PreTrainedModel:
         check_layers(config, tensors, name)
     with of_library(
         f"The model {name} cannot be loaded",
-        "Evaluate a causal language model whose config.json and weights belong together.",
+        "Name a causal language model whose config.json and weights belong together.",
     ):
         loaded, info = AutoModelForCausalLM.from_pretrained(
             name,
@@ -106,7 +106,7 @@ def check_whole(info: Mapping[str, Any], name: str) -> None:
     if missing:
         raise TransplantError(
             f"The weights of {name} lack {len(missing)} of the model's tensors, of which one is "
-            f"{missing[0]}. Evaluate a model that is whole."
+            f"{missing[0]}. Name a model that is whole."
         )
 
 

@@ -77,11 +77,11 @@ def score_tokens(
 
     encoded = encode(tokenizer, documents)
     rows = model.get_input_embeddings().weight.shape[0]
-    _check_ids(rows, encoded)
     prefix = tokenizer.bos_token_id
     if prefix is None:
         prefix = tokenizer.eos_token_id
     sequences = encoded if prefix is None else [[prefix, *ids] for ids in encoded]
+    _check_ids(rows, sequences)
     # With nothing before it, the first token is charged at log2 of the vocabulary size.
     first = math.log2(rows) if prefix is None else 0.0
     scores = [
@@ -157,7 +157,7 @@ def _check_ids(rows: int, encoded: Sequence[Sequence[int]]) -> None:
     if highest >= rows:
         raise ValueError(
             f"the tokenizer gives id {highest} and the model has {rows} rows: "
-            "evaluate a model with its own tokenizer"
+            "name a model that has its own tokenizer"
         )
 
 

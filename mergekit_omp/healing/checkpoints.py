@@ -26,6 +26,7 @@ class Checkpoints:
     def __init__(self, healed: str):
         whole = Path(os.path.abspath(healed))
         self.path = whole.with_name(f"{whole.name}.healing")
+        self._opened = False
 
     def open(self, settings: Mapping[str, Any], *, restart: bool) -> None:
         """Make the folder, or find in it what the same healing has left.
@@ -41,25 +42,31 @@ class Checkpoints:
         if restart and self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        if file.is_file():
+        self._opened = True
+        # Its state is written last: without one, the process was killed while it wrote.
+        for folder in self._all().values():
+            if not _whole(folder):
+                shutil.rmtree(folder)
+        if file.is_file() and self.last():
             others = read_json(file, dict, _AGAIN)
             changed = [key for key in settings if others.get(key) != settings[key]]
             if changed:
                 raise TransplantError(
                     f"{self.path} holds an unfinished healing with another {_listed(changed)}. Give "
-                    f"the same to go on with it. {_AGAIN}"
+                    "the same to go on with it, or begin anew with --restart."
                 )
         else:
             file.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
-        # Its state is written last: without one, the process was killed while it wrote.
-        for folder in self._all().values():
-            if not _whole(folder):
-                shutil.rmtree(folder)
 
     def last(self) -> tuple[int, Path] | None:
         """The step of the last checkpoint, and its folder."""
-        found = self._all()
+        found = {step: folder for step, folder in self._all().items() if _whole(folder)}
         return max(found.items()) if found else None
+
+    def close(self) -> None:
+        """Remove the folder where no checkpoint was reached, and there is nothing to go on from."""
+        if self._opened and self.last() is None:
+            self.remove()
 
     def remove(self) -> None:
         """Remove the folder, when it has done its work."""

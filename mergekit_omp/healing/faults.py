@@ -31,8 +31,8 @@ def check_output(out: str, healed: str) -> None:
     )
     if held:
         raise TransplantError(
-            f"{healed} is not empty: it holds {', '.join(held[:3])}{', ...' * (len(held) > 3)}. Name "
-            "a directory that does not exist yet."
+            f"{healed} is not empty: it holds {', '.join(held[:3])}{' and others' * (len(held) > 3)}. "
+            "Name a directory that does not exist yet."
         )
 
 

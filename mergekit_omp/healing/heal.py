@@ -56,8 +56,8 @@ def heal(
 ) -> dict[str, Any]:
     """Train the rows that the merge in `out` approximated; the whole model is then in `healed`.
 
-    `text` is what to train on, and what to measure by. Returns what `evaluate` does of both models on the held-out text, and under "healing" what the
-    record gets. `say` is told in a line what is about to take time. TransplantError for whatever
+    `text` is what to train on, and what to measure by. Returns what `evaluate` does of both models
+    on the held-out text, and under "healing" what the record gets. `say` is told in a line what is about to take time. TransplantError for whatever
     stands in the way, with nothing written but checkpoints.
     """
     loading = loading or Loading()
@@ -90,6 +90,7 @@ def heal(
             directory.publish()
     finally:
         directory.close()
+        checkpoints.close()
     checkpoints.remove()
     return {**work.facts(), **result, "base": None, "healing": entry}
 

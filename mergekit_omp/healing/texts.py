@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.evaluation.scoring import encode
+from mergekit_omp.outside.counts import counted
 
 HELD_OUT = 0.1
 """The part of the text that is held out, by bytes."""
@@ -39,9 +40,9 @@ def parted(documents: Sequence[str]) -> Parted:
         first -= 1
     if first < 1:
         raise TransplantError(
-            f"The text is too short: {len(documents)} document(s) of {sum(sizes)} bytes, of which "
-            "some are to be trained on and two are held out. Name more text, or cut it into more "
-            "documents with --split paragraph or --split line."
+            f"The text is too short: {counted(len(documents), 'document')} of {sum(sizes)} bytes. "
+            f"{_FEWEST} are held out, and the others trained on. Name more text; --split line makes "
+            "a document of each line."
         )
     return Parted(tuple(documents[:first]), tuple(documents[first:]))
 

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from jaxtyping import Float, Int64
+from mergekit.io import ShardedTensorIndex
 from torch import Tensor
 
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.healing.rows import Matrix
 from mergekit_omp.models.headers import torch_dtype
+from mergekit_omp.models.weight_files import check_weights
 from mergekit_omp.record import record as records
 from mergekit_omp.record import row_facts
 
@@ -33,17 +34,15 @@ _LEFT = (records.FILE_NAME, CARD)
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """The file of each tensor. TransplantError where weights are not in safetensors' format."""
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safetensors.safe_open(path, framework="pt") as file:
-            found.update(dict.fromkeys(file.keys(), path))
-    if not found:
+    """The file of each tensor. TransplantError where weights are not whole, or of another format."""
+    check_weights(folder, "The model")
+    index = ShardedTensorIndex.from_disk(str(folder))
+    if not index.is_safetensors:
         raise TransplantError(
             f"{folder} has no weights in safetensors files, the only ones in which rows can be "
             "replaced. Merge again without --no-safe-serialization."
         )
-    return found
+    return {name: folder / file for name, file in index.tensor_paths.items()}
 
 
 def size_of(folder: Path, record: dict[str, Any]) -> int:
@@ -91,7 +90,8 @@ def replace_rows(
         entry = json.loads(opened.read(length))[tensor]
     dtype, (count, width) = torch_dtype(entry["dtype"]), entry["shape"]
     stored = rows.to(dtype).contiguous()
-    if not torch.isfinite(stored).all():
+    # As float32: torch cannot tell of every dtype of 8 bits.
+    if not torch.isfinite(stored.float()).all():
         raise TransplantError(
             f"The trained rows of {tensor} are not finite as {dtype}. Begin anew with --restart and "
             "a smaller --learning-rate."

@@ -80,9 +80,7 @@ def load(folder: Path, record: dict[str, Any]) -> dict[tuple[int, int], RowFacts
             rows = entry["counts"]["rows"]
             wanted[f"origin.{m}.{t}"] = np.dtype(np.int8), rows
             wanted[f"fit.{m}.{t}"] = np.dtype(np.float32), rows
-    arrays = read_arrays(
-        folder / FILE_NAME, wanted, "Merge again, or delete it for a report without it."
-    )
+    arrays = read_arrays(folder / FILE_NAME, wanted, "Merge again, or delete it.")
     return {
         (m, t): RowFacts(arrays[f"origin.{m}.{t}"], arrays[f"fit.{m}.{t}"])
         for m, model in enumerate(record["models"])

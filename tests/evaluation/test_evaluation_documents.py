@@ -35,6 +35,18 @@ def test_what_a_document_is(tmp_path: Path) -> None:
     assert read_documents(paths[:1], "line").documents == (paragraph, paragraph, "end")
 
 
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for data, message in (
+        ("text".encode("utf-16-le"), "it may be UTF-16"),
+        ("text".encode("utf-16"), "is not UTF-8"),
+        (bytes(range(256)), "is not UTF-8"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=message):
+            read_documents([path])
+
+
 def test_json_lines_are_documents(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one\\n\\ntwo"}\n\n{"text": "", "id": 3}\n{"text": "é"}\n')
