@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,7 +73,36 @@ def test_the_shell_completes(
     assert f"plain,{offered}" in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_as_the_page_has_it(shell: str) -> None:
+    """The page's lines in the shell itself, where it is installed; its source, where it is not."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (lines,) = [block for block in blocks if f"{shell}_source" in block]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = {
+        "bash": (["--norc", "-c"], "complete -p mergekit-omp"),
+        "zsh": (["-f", "-c"], 'echo "${_comps[mergekit-omp]}"'),
+        "fish": (["--no-config", "-c"], "complete -c mergekit-omp"),
+    }
+    options, shows = run[shell]
+    if shutil.which(shell) is None:
+        source = CliRunner(env={"_MERGEKIT_OMP_COMPLETE": f"{shell}_source"})
+        assert "mergekit-omp" in source.invoke(main, [], prog_name="mergekit-omp").output
+        return
+    done = subprocess.run(
+        [shell, *options, f"{lines}{shows}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
+        check=False,
+    )
+    assert "mergekit_omp_completion" in done.stdout, done.stderr
+
+
 def test_every_command_and_environment_variable_is_on_the_page() -> None:
+    for name in NEED_THE_PLUGIN:
+        (row,) = [line for line in PAGE.splitlines() if line.startswith("| `MERGEKIT_OMP_DISABLE")]
+        assert f"`{name}`" in row
     for name in main.commands:
         assert f"`mergekit-omp {name}`" in PAGE
     code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "mergekit_omp").rglob("*.py"))
