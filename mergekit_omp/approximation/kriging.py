@@ -39,7 +39,7 @@ from mergekit_omp.approximation.features import (
     anchor_features,
 )
 from mergekit_omp.approximation.fit import NEIGHBOURS, PREDICTED_ERROR, Fit, Parts, predicted_errors
-from mergekit_omp.approximation.moments import finite_mean, mean_row
+from mergekit_omp.approximation.moments import finite_mean, finite_mean_at, mean_row
 from mergekit_omp.approximation.neighbours import (
     coarse_anchors,
     nearest_anchors,
@@ -168,7 +168,7 @@ class Kriging(Approximation, frozen=True):
             MeanRows.of(base, pieces),
             progress,
         )
-        mean = finite_mean(base[rows])
+        mean = finite_mean_at(base, rows)
         trend = Trend.fitted(in_donor, spelled, base, rows, mean, self.ridge, dtype, progress)
         fit, width = trend.fit, len(trend.coefficients)
         problem.inputs.in_force["ridge"] = fit.ridge

@@ -29,7 +29,19 @@ def finite_mean(
 ) -> Float[Tensor, "dim"]:
     """The mean of the finite rows (of those in `among`), in float64; zeros where there is none."""
     chosen = finite_rows(rows) if among is None else finite_rows(rows) & among
-    indices = chosen.nonzero()[:, 0]
+    return _mean_at(rows, chosen.nonzero()[:, 0])
+
+
+def finite_mean_at(
+    rows: Float[Tensor, "rows dim"], indices: Int64[Tensor, "some"]
+) -> Float[Tensor, "dim"]:
+    """`finite_mean(rows[indices])`, which would copy them."""
+    return _mean_at(rows, indices[finite_rows(rows)[indices]])
+
+
+def _mean_at(
+    rows: Float[Tensor, "rows dim"], indices: Int64[Tensor, "some"]
+) -> Float[Tensor, "dim"]:
     total = rows.new_zeros(rows.shape[1], dtype=torch.float64)
     for block in strips(len(indices), 16 * rows.shape[1]):
         total += rows[indices[block]].double().sum(0)
