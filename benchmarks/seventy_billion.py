@@ -3,7 +3,8 @@
 Llama 3's vocabulary, 80 layers, hidden size 8192, input embedding and head, and the tokenizer of a
 donor of the same width with Qwen's: 109,563 anchors and 42,000 missing tokens. Time is a method's
 multiply-adds (`Approximation.cost`, as in `mergekit-omp inspect`) over the rate of a float32
-product, and the bytes of the model over the rates of reading and writing. For a GPU the rate is the
+product on all cores with nothing else to do, and the bytes of the model over the rates of reading
+and writing. For a GPU the rate is the
 documented one of an H100 (67 TFLOPS in float32, which no product quite reaches). Run from the
 repository: python benchmarks/seventy_billion.py
 """
@@ -22,13 +23,26 @@ from mergekit_omp.approximation import Sizes
 from mergekit_omp.approximation.base import Approximation
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.approximation.omp import Omp
-from mergekit_omp.inspection.estimate import seconds_per_multiply_add
 
 PARAMETERS, HIDDEN, ANCHORS, MISSING = 70.6e9, 8192, 109_563, 42_000
 BASE_ROWS, DONOR_ROWS = 128_256, 151_665
 H100 = 67e12 / 2
 """Multiply-adds a second in float32: NVIDIA H100 SXM, data sheet."""
 PROBE = 1 << 30
+
+
+def core() -> float:
+    """Multiply-adds of a float32 product in a second of one core, whatever else it has to do."""
+    threads, size = torch.get_num_threads(), 2048
+    torch.set_num_threads(1)
+    one = torch.ones((size, size))
+    spent = []
+    for _ in range(3):
+        began = time.process_time()
+        one @ one
+        spent.append(time.process_time() - began)
+    torch.set_num_threads(threads)
+    return size**3 / min(spent)
 
 
 def disk(folder: str) -> tuple[float, float]:
@@ -55,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="multiply-adds a second, instead of measuring")
     given = parser.parse_args()
     print(machine())
-    unit = 1 / given.rate if given.rate else seconds_per_multiply_add("cpu")
+    unit = 1 / (given.rate or core() * (os.cpu_count() or 1))
     writing, reading = disk(given.folder or tempfile.gettempdir())
     weights = 2 * PARAMETERS
     vocabulary = 2 * 2 * HIDDEN * (BASE_ROWS + 2 * DONOR_ROWS)
