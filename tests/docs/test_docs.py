@@ -16,6 +16,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.merge_methods import registered_methods
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 
+from mergekit_omp.approximation import APPROXIMATIONS
 from mergekit_omp.cli import main as mergekit_omp
 from mergekit_omp.plugin import hooks
 
@@ -136,6 +137,26 @@ def test_the_reference_has_every_public_name(page: Path) -> None:
     assert sorted(names) == sorted(module.__all__)
     for name in names:
         assert hasattr(module, name)
+
+
+@pytest.mark.parametrize("method", sorted(APPROXIMATIONS))
+def test_the_page_of_methods_has_every_parameter_with_its_default(method: str) -> None:
+    page = (DOCS / "methods.md").read_text(encoding="utf-8")
+    (common,) = re.findall(
+        r"^## What all have in common\n(.*?)^## ", page, re.MULTILINE | re.DOTALL
+    )
+    (own,) = re.findall(rf"^## {method}\n(.*?)(?:^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    for name, field in APPROXIMATIONS[method].model_fields.items():
+        # The common table says in a column of its own which methods have the parameter.
+        cells = [
+            *re.findall(rf"^\| `{name}` \| ([^|]*) \|", own, re.MULTILINE),
+            *re.findall(
+                rf"^\| `{name}` \| (?:all|[^|]*`{method}`[^|]*) \| ([^|]*) \|", common, re.MULTILINE
+            ),
+        ]
+        assert cells, name
+        if field.default is not None:  # else it is chosen, as the page says in words
+            assert {yaml.safe_load(cell.strip("`")) for cell in cells} == {field.default}, name
 
 
 def test_the_navigation_lists_every_page() -> None:
