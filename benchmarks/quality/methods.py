@@ -35,7 +35,7 @@ METHODS: tuple[Method, ...] = (
     Method("linear", "linear"),
     Method("tokensurgeon omp 64", PEER, {"k": 64}),
     Method("kriging", "kriging"),
-    Method("kriging, adapt", "kriging", {"adapt": True}),
+    Method("kriging, no adapt", "kriging", {"adapt": False}),
     Method("kriging, no neighbors", "kriging", {"neighbors": 0}),
     Method("kriging, no digits", "kriging", {"digits": False}),
     Method("kriging, no gain", "kriging", {"head_gain": 1.0}),

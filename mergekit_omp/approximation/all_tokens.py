@@ -1,23 +1,27 @@
 """Two estimates of a row from all tokens of the base, those that the donor lacks too.
 
-One reads the donor's rows, the other how tokens are spelled. `kriging` uses them as far as hidden
-anchors say (`shares`).
+One reads the donor's rows, the other how tokens are spelled. `kriging` uses them as far as anchors
+say that are estimated without themselves (`shares`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mergekit_omp.approximation.anchors import usable_rows
 from mergekit_omp.approximation.base import MissingRows, Texts
 from mergekit_omp.approximation.base_tokens import donor_vectors, emitted_rows
 from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.approximation.coarse_neighbours import CoarseAnchors
 from mergekit_omp.approximation.features import FeatureBlock, FeatureRows, anchor_features
+from mergekit_omp.approximation.interpolation import LENGTH, NOISE, NearestAnchors
 from mergekit_omp.approximation.moments import finite_rows
 from mergekit_omp.approximation.neighbours import (
     coarse_anchors,
@@ -25,72 +29,139 @@ from mergekit_omp.approximation.neighbours import (
     ordinary_kriging,
     units,
 )
-from mergekit_omp.approximation.spelling import nearest_by_spelling
+from mergekit_omp.approximation.spelling import Spellings
 
-LENGTH = 1.0
-"""As for residuals: exp(-1) is the correlation at a cosine of 0."""
-NOISE, NOISE_OF_COMPOSED = 0.3, 1.0
-"""Variance of a token's own, of anchors and of tokens that the donor lacks, whose row in the donor
-is the mean of their pieces'."""
+NOISE_OF_COMPOSED = 1.0
+"""Variance of its own of a token that the donor lacks, whose row in the donor is the mean of its
+pieces'; that of an anchor is as for residuals."""
 SPELLED_ALIKE, TEMPERATURE = 10, 0.1
 """How many tokens of like spelling are averaged, and the temperature of their softmax."""
 
 
-def from_all_tokens(
-    problem: MissingRows,
-    texts: Texts,
-    block: FeatureBlock,
-    mean: Float[Tensor, "base_dim"],
-    neighbors: int,
-) -> Iterator[Float[Tensor, "missing base_dim"]]:
-    """Offsets of the missing rows from `mean`: what the tokens nearest in the donor's space say,
-    and then what those say that are spelled most alike.
+@dataclass(frozen=True, eq=False)
+class AllTokens:
+    """The base's tokens: first the anchors, then those that the donor lacks, if its matrix is
+    there as a whole."""
 
-    `block` holds the features of anchors and missing tokens from the matrix that the donor's
-    rows are from.
-    """
-    base, device, dtype = problem.base, problem.base.device, mean.dtype
-    candidates = emitted_rows(texts, problem.inputs.anchor_rows)
-    index = torch.tensor(candidates, dtype=torch.int64)
-    vectors = donor_vectors(problem.inputs, texts, index).to(device)
-    index = index.to(device)
-    usable = usable_rows(vectors) & finite_rows(base[index])
-    index, vectors = index[usable], vectors[usable]
-    offsets = base[index].to(dtype) - mean
-    near = dataclasses.replace(block, anchors=FeatureRows.all_finite(vectors))
-    shared = torch.isin(index, problem.inputs.anchor_rows.to(device))
-    noise = torch.where(shared, NOISE, NOISE_OF_COMPOSED).to(dtype)
-    yield _interpolated(offsets, near, noise, min(neighbors, len(index)))
-    yield _spelled_alike(offsets, texts, index.tolist())
+    base: Float[Tensor, "base_rows base_dim"]
+    mean: Float[Tensor, "base_dim"]
+    rows: Int64[Tensor, "tokens"]
+    """Each token's row of `base`."""
+    anchors: FeatureBlock
+    others: FeatureBlock
+    """Features of the tokens that the donor lacks, in the place of the anchors'."""
+    texts: Texts
 
+    @classmethod
+    def of(
+        cls,
+        problem: MissingRows,
+        texts: Texts,
+        block: FeatureBlock,
+        anchor_rows: Int64[Tensor, "anchors"],
+        mean: Float[Tensor, "base_dim"],
+    ) -> AllTokens:
+        """`block` holds the features of anchors and missing tokens from the matrix that the donor's
+        rows are from; `anchor_rows` are the anchors' rows of the base."""
+        inputs, base = problem.inputs, problem.base
+        index = torch.empty(0, dtype=torch.int64)
+        vectors = base.new_empty((0, block.dim))
+        if inputs.donor is not None:
+            shared = set(inputs.anchor_rows.tolist())
+            emitted = emitted_rows(texts, inputs.anchor_rows)
+            index = torch.tensor([row for row in emitted if row not in shared], dtype=torch.int64)
+            vectors = donor_vectors(inputs, texts, index)
+        index, vectors = index.to(base.device), vectors.to(base.device)
+        usable = usable_rows(vectors) & finite_rows(base[index])
+        return cls(
+            base=base,
+            mean=mean,
+            rows=torch.cat([anchor_rows, index[usable]]),
+            anchors=block,
+            others=dataclasses.replace(block, anchors=FeatureRows.all_finite(vectors[usable])),
+            texts=texts,
+        )
 
-def _interpolated(
-    offsets: Float[Tensor, "tokens base_dim"],
-    block: FeatureBlock,
-    noise: Float[Tensor, "tokens"],
-    count: int,
-) -> Float[Tensor, "missing base_dim"]:
-    coarse = coarse_anchors([block], offsets.dtype)
-    cosines, whose = nearest_anchors([block], count, offsets.dtype, coarse=coarse)
-    result = offsets.new_empty((len(whose), offsets.shape[1]))
-    bytes_each = offsets.itemsize * (2 * count * (block.dim + offsets.shape[1]) + 3 * count**2)
-    for part in chunks(len(whose), bytes_each):
-        points = units(anchor_features([block], whose[part].flatten(), offsets.dtype))
-        points = points.reshape(-1, count, block.dim)
-        weights, _ = ordinary_kriging(cosines[part], points, LENGTH, noise[whose[part]])
-        result[part] = (weights[:, None] @ offsets[whose[part]])[:, 0]
-    return result
+    def interpolated(
+        self, near: NearestAnchors, themselves: Int64[Tensor, "asked"] | None = None
+    ) -> Float[Tensor, "asked base_dim"]:
+        """Offsets of rows from `mean`, from those of the tokens nearest in the donor's space.
 
+        `near` are the nearest anchors of the tokens that are asked for; `themselves` are their
+        indices where they are anchors.
+        """
+        dtype, anchors, count = self.mean.dtype, len(self.anchors.anchors), near.count
+        block = near.blocks[0]
+        if len(near.blocks) > 1:
+            near = NearestAnchors.of(
+                [block], count, dtype, coarse=self._coarse_anchors, themselves=themselves
+            )
+        cosines, whose = near.cosines, near.whose
+        if others := min(count, len(self.rows) - anchors):
+            block = dataclasses.replace(block, anchors=self.others.anchors)
+            closest, which = nearest_anchors([block], others, dtype, coarse=self._coarse_others)
+            cosines, places = torch.cat([cosines, closest], dim=1).topk(count, dim=1)
+            whose = torch.cat([whose, which + anchors], dim=1).gather(1, places)
+        result = self.mean.new_empty((len(whose), len(self.mean)))
+        bytes_each = dtype.itemsize * (
+            3 * count * (self.others.dim + len(self.mean)) + 3 * count**2
+        )
+        for part in chunks(len(whose), bytes_each):
+            points = units(self._features(whose[part].flatten()))
+            composed = whose[part] >= anchors
+            weights, _ = ordinary_kriging(
+                cosines[part],
+                points.reshape(-1, count, self.others.dim),
+                LENGTH,
+                torch.where(composed, NOISE_OF_COMPOSED, NOISE).to(dtype),
+            )
+            result[part] = self._sums(weights, whose[part])
+        return result
 
-def _spelled_alike(
-    offsets: Float[Tensor, "tokens base_dim"], texts: Texts, rows: list[int]
-) -> Float[Tensor, "missing base_dim"]:
-    count = min(SPELLED_ALIKE, len(rows))
-    among = [texts.base[row] or b"" for row in rows]
-    cosines, whose = nearest_by_spelling(texts.missing, among, count)
-    weights = torch.softmax(cosines / TEMPERATURE, dim=1).where(cosines > 0, 0)
-    weights, whose = weights.to(offsets), whose.to(offsets.device)
-    result = offsets.new_empty((len(whose), offsets.shape[1]))
-    for part in chunks(len(result), 2 * offsets.itemsize * count * offsets.shape[1]):
-        result[part] = (weights[part][:, None] @ offsets[whose[part]])[:, 0]
-    return result
+    def spelled_alike(
+        self,
+        words: Sequence[bytes | None],
+        themselves: Int64[Tensor, "words"] | None = None,
+    ) -> Float[Tensor, "words base_dim"]:
+        """Offsets of rows from `mean`, from those of the tokens that are spelled most like them.
+
+        `themselves` are indices of the words among the anchors, where they are anchors.
+        """
+        count = min(SPELLED_ALIKE, len(self.rows))
+        cosines, whose = self._spellings.nearest(words, count, themselves)
+        weights = torch.softmax(cosines / TEMPERATURE, dim=1).where(cosines > 0, 0)
+        weights, whose = weights.to(self.mean), whose.to(self.mean.device)
+        result = self.mean.new_empty((len(whose), len(self.mean)))
+        for part in chunks(len(result), 2 * result.itemsize * count * len(self.mean)):
+            result[part] = self._sums(weights[part], whose[part])
+        return result
+
+    @cached_property
+    def _coarse_anchors(self) -> CoarseAnchors | None:
+        return coarse_anchors([self.anchors], self.mean.dtype)
+
+    @cached_property
+    def _coarse_others(self) -> CoarseAnchors | None:
+        return coarse_anchors([self.others], self.mean.dtype)
+
+    @cached_property
+    def words(self) -> list[bytes]:
+        return [self.texts.base[row] or b"" for row in self.rows.tolist()]
+
+    @cached_property
+    def _spellings(self) -> Spellings:
+        return Spellings(self.words)
+
+    def _features(self, whose: Int64[Tensor, "some"]) -> Float[Tensor, "some dim"]:
+        dtype, anchors = self.mean.dtype, len(self.anchors.anchors)
+        found = self.mean.new_empty((len(whose), self.anchors.dim))
+        shared = whose < anchors
+        found[shared] = anchor_features([self.anchors], whose[shared], dtype)
+        found[~shared] = anchor_features([self.others], whose[~shared] - anchors, dtype)
+        return found
+
+    def _sums(
+        self, weights: Float[Tensor, "some count"], whose: Int64[Tensor, "some count"]
+    ) -> Float[Tensor, "some base_dim"]:
+        offsets = self.base[self.rows[whose]].to(weights.dtype) - self.mean
+        return (weights[:, None] @ offsets)[:, 0]

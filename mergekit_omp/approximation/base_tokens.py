@@ -33,10 +33,11 @@ def donor_vectors(
 ) -> Float[Tensor, "candidates donor_dim"]:
     """The donor's row of each anchor, and the mean of its rows of the pieces of other tokens.
 
-    A token that the donor cannot segment gets zeros.
+    A token that the donor cannot segment gets zeros, and so do anchors where the inputs have no
+    rows of theirs.
     """
     donor, anchors = inputs.donor, inputs.anchors
-    assert donor is not None and anchors is not None
+    assert donor is not None
     own = {row: i for i, row in enumerate(inputs.anchor_rows.tolist())}
     spelled = [(i, texts.base[row]) for i, row in enumerate(rows.tolist()) if row not in own]
     segments = [
@@ -47,6 +48,8 @@ def donor_vectors(
     vectors = donor.new_zeros((len(rows), donor.shape[1]), dtype=working_dtype(donor))
     places = torch.tensor([i for i, _ in spelled], dtype=torch.int64, device=donor.device)
     vectors[places] = combine_pieces(donor, segments, weights)
+    if anchors is None:
+        return vectors
     shared = [(i, own[row]) for i, row in enumerate(rows.tolist()) if row in own]
     places, anchor = torch.tensor(shared, dtype=torch.int64, device=donor.device).reshape(-1, 2).T
     vectors[places] = anchors[anchor].to(vectors.dtype)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from pydantic import Field
 from torch import Tensor
 
-from mergekit_omp.approximation.all_tokens import from_all_tokens
+from mergekit_omp.approximation.all_tokens import AllTokens
 from mergekit_omp.approximation.base import (
     Approximation,
     Cost,
@@ -25,12 +24,11 @@ from mergekit_omp.approximation.base import (
     Needs,
     Part,
     Sizes,
-    Texts,
     all_similarities,
     texts_of,
 )
-from mergekit_omp.approximation.chunks import WORKING_MEMORY, chunks, strips
-from mergekit_omp.approximation.coarse_neighbours import CoarseAnchors, worthwhile
+from mergekit_omp.approximation.chunks import WORKING_MEMORY, chunks
+from mergekit_omp.approximation.coarse_neighbours import worthwhile
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.donor_features import DonorFeatures
 from mergekit_omp.approximation.features import (
@@ -39,30 +37,23 @@ from mergekit_omp.approximation.features import (
     anchor_features,
 )
 from mergekit_omp.approximation.fit import NEIGHBOURS, PREDICTED_ERROR, Fit, Parts, predicted_errors
-from mergekit_omp.approximation.moments import finite_mean, finite_mean_at, mean_row
+from mergekit_omp.approximation.interpolation import NearestAnchors
+from mergekit_omp.approximation.moments import finite_mean_at, mean_row
 from mergekit_omp.approximation.neighbours import (
     coarse_anchors,
-    nearest_anchors,
-    ordinary_kriging,
-    units,
-    without_themselves,
 )
 from mergekit_omp.approximation.numbers import blend_digits, digit_rows
 from mergekit_omp.approximation.parameters import Count, PositiveFloat
 from mergekit_omp.approximation.pieces import pieces_of_missing, pieces_without_itself
 from mergekit_omp.approximation.ridge import USUAL
-from mergekit_omp.approximation.shares import fit_shares, hide_anchors, squared_error
+from mergekit_omp.approximation.shares import FEWEST, Shares, choose_shares, spread_by_use
 from mergekit_omp.approximation.trend import Trend
 from mergekit_omp.pursuit import Code, SparseCode
 
 LOG = logging.getLogger(__name__)
 
-LENGTH = 1.0
-"""Length scale of the residuals' correlation on the unit sphere: exp(-1) at a cosine of 0."""
-MOST_CHECKED = 1000
-"""Anchors that are interpolated from the others, to learn how large the errors are."""
-NOISE = 0.3
-"""Variance of a residual that its neighbours do not share, relative to that which they share."""
+LEAST_LEFT = 0.05
+"""Of an anchor's residual, what a regression on as many anchors as features leaves at least."""
 
 
 # Times of a multiply-add of a large float32 product: `python benchmarks/costs.py --kriging`, on a
@@ -81,8 +72,8 @@ class Kriging(Approximation, frozen=True):
     The features of a token are its row in the donor, its row in the donor's other matrix, and the
     mean of the base's rows of its pieces; an anchor is cut as if it were no token itself. Residuals
     of the nearest anchors, by cosine in the donor's rows, are interpolated by ordinary kriging.
-    With `adapt` two more estimates, from all of the base's tokens, take part as far as hidden
-    anchors say.
+    With `adapt` two more estimates, from all of the base's tokens, take part as far as anchors
+    say that are estimated without themselves.
     """
 
     name: ClassVar[str] = "kriging"
@@ -106,9 +97,9 @@ class Kriging(Approximation, frozen=True):
         "prediction, which is shorter than what it predicts.",
     )
     adapt: bool = Field(
-        default=False,
-        description="Hide some anchors, and let them say how much of the regression, of its "
-        "residuals, of all the base's tokens and of those spelled alike goes into a row.",
+        default=True,
+        description="Let anchors, estimated without themselves, say how much of the regression, of "
+        "its residuals, of all the base's tokens and of those spelled alike goes into a row.",
     )
     digits: bool = Field(
         default=True,
@@ -122,7 +113,7 @@ class Kriging(Approximation, frozen=True):
 
     @property
     def reads_in_place(self) -> bool:
-        return not self.adapt
+        return True
 
     def cost(self, sizes: Sizes) -> Cost:
         compared = float(sizes.donor_dim + sizes.other_dim)
@@ -148,9 +139,12 @@ class Kriging(Approximation, frozen=True):
         held += 4 * sizes.missing * sizes.base_dim + 2 * WORKING_MEMORY
         if not self.adapt:
             return Cost(once, int(held))
-        # The hidden anchors' rows are made twice: by all of it, and by the regression alone.
-        every = all_similarities(dataclasses.replace(sizes, anchors=sizes.base_rows))
-        return Cost(once + 2 * (normal + solved) + every.multiply_adds, int(held))
+        # What it takes where it pays; the donor's rows of tokens that it lacks are made.
+        others = max(sizes.base_rows - sizes.anchors, 0)
+        compared_with = sizes.base_rows if sizes.other_dim else others
+        every = dataclasses.replace(sizes, anchors=compared_with)
+        once += all_similarities(every).multiply_adds * (COMPARED if coarse else COMPARED_BY_FLOATS)
+        return Cost(once + local, int(held + 4 * others * sizes.donor_dim))
 
     def clamped(self, sizes: Sizes) -> Kriging:
         return self.model_copy(update={"neighbors": min(self.neighbors, sizes.anchors)})
@@ -161,7 +155,6 @@ class Kriging(Approximation, frozen=True):
         donor = DonorFeatures.of(self.name, problem.inputs, base.device)
         in_donor, rows = donor.blocks, donor.anchor_rows
         texts = texts_of(self.name, problem.inputs)
-        shares, change = self._shares(problem, texts)
         pieces = pieces_of_missing(texts)
         spelled = FeatureBlock.of(
             MeanRows.of(base, pieces_without_itself(texts, rows.tolist())),
@@ -169,29 +162,42 @@ class Kriging(Approximation, frozen=True):
             progress,
         )
         mean = finite_mean_at(base, rows)
-        trend = Trend.fitted(in_donor, spelled, base, rows, mean, self.ridge, dtype, progress)
+        checked, use = spread_by_use(texts, rows)
+        checked = checked.to(base.device)
+        trend = Trend.fitted(
+            in_donor, spelled, base, rows, mean, self.ridge, dtype, progress, checked
+        )
         fit, width = trend.fit, len(trend.coefficients)
         problem.inputs.in_force["ridge"] = fit.ridge
         problem.inputs.in_force["neighbors"] = min(self.neighbors, len(rows))
         LOG.debug("kriging: ridge %g of %d features, %d anchors", fit.ridge, width, len(rows))
+        coarse = coarse_anchors(in_donor, dtype, progress=progress) if self.neighbors else None
+        among = [block.anchors_as_missing(checked) for block in in_donor]
+        near = NearestAnchors.of(
+            among, self.neighbors, dtype, coarse=coarse, progress=progress, themselves=checked
+        )
+        alone = _Alone.of(near, trend, checked, progress)
+        shares, tokens = Shares((1.0, 1.0, 0.0, 0.0), 1.0), None
+        if self.adapt and near.count and missing and len(rows) >= FEWEST:
+            tokens = AllTokens.of(problem, texts, in_donor[0], rows, mean.to(dtype))
+            shares = alone.shares(tokens, near, use)
+            LOG.debug("kriging, %s: %s", problem.part.value, shares)
+
         result = base.new_empty((missing, base.shape[1]), dtype=dtype)
         bytes_each = dtype.itemsize * (2 * width + 2 * base.shape[1])
         for part in chunks(missing, bytes_each, progress=progress, label="Rows"):
-            result[part] = shares[0] * trend.of_missing(part)
-        coarse = None
-        if self.neighbors:
-            coarse = coarse_anchors(in_donor, dtype, progress=progress)
-        scale = self._error_scale(trend, coarse, progress)
-        errors = result.new_full((missing,), fit.squared_error * scale * change)
-        for part, found in self._neighbours(in_donor, dtype, coarse, progress):
-            left = trend.mixed_residuals(found.whose, found.weights, found.features)
-            result[part] += shares[1] * left
-            errors[part] *= found.variances
+            result[part] = shares.values[0] * trend.of_missing(part)
+        errors = result.new_full((missing,), fit.squared_error * alone.scale * shares.change)
+        near = NearestAnchors.of(in_donor, self.neighbors, dtype, coarse=coarse, progress=progress)
         del coarse
-        if any(shares[2:]):
-            more = from_all_tokens(problem, texts, in_donor[0], mean.to(dtype), self.neighbors)
-            for share, estimate in zip(shares[2:], more, strict=True):
-                result.add_(estimate, alpha=share)
+        for part, found in near.weights(progress=progress):
+            left = trend.mixed_residuals(found.whose, found.weights, found.features)
+            result[part] += shares.values[1] * left
+            errors[part] *= found.variances
+        if tokens is not None and any(shares.values[2:]):
+            result.add_(tokens.interpolated(near), alpha=shares.values[2])
+            result.add_(tokens.spelled_alike(texts.missing), alpha=shares.values[3])
+
         for part in chunks(missing, bytes_each):
             errors[part] = predicted_errors(result[part], errors[part])
         problem.inputs.row_fit[PREDICTED_ERROR.key] = errors.where(~donor.blank, 1.0)
@@ -203,122 +209,64 @@ class Kriging(Approximation, frozen=True):
         result[donor.blank] = mean_row(base)
         return result
 
-    def _shares(self, problem: MissingRows, texts: Texts) -> tuple[list[float], float]:
-        """How much goes into a row of the regression, of its neighbours' residuals, and of the
-        estimates from all of the base's tokens; and the squared error of hidden anchors so made,
-        over that without `adapt`."""
-        alone = [1.0, 1.0, 0.0, 0.0]
-        if not self.adapt or not self.neighbors or not problem.inputs.missing:
-            return alone, 1.0
-        hidden = hide_anchors(problem, texts)
-        if hidden is None:
-            return alone, 1.0
-        inputs, base = hidden.problem.inputs, problem.base
-        plain = self.model_copy(update={"adapt": False, "digits": False, "head_gain": 1.0})
-        whole = plain.approximate(hidden.problem)
-        chosen = {"neighbors": 0, "ridge": inputs.in_force["ridge"] or None}
-        trend = plain.model_copy(update=chosen).approximate(hidden.problem)
-        donor = DonorFeatures.of(self.name, inputs, base.device)
-        mean, block = finite_mean(base[donor.anchor_rows]).to(whole.dtype), donor.blocks[0]
-        within = texts_of(self.name, inputs)
-        more = from_all_tokens(hidden.problem, within, block, mean, self.neighbors)
-        estimates = [trend - mean, whole - trend, *more]
-        shares = fit_shares(estimates, hidden.true.to(whole.dtype) - mean, hidden.use, alone)
-        LOG.debug("kriging, %s: shares %s", problem.part.value, [f"{s:.2f}" for s in shares])
-        before, after = (
-            squared_error(estimates, hidden.true.to(whole.dtype) - mean, each)
-            for each in (alone, shares)
-        )
-        return shares, after / before if before else 1.0
-
     def made_of(self, problem: MissingRows) -> Code:
         """The neighbours of each missing token, whose residuals are added to the regression."""
         dtype, device = working_dtype(problem.base), problem.base.device
         donor = DonorFeatures.of(self.name, problem.inputs, device)
         in_donor, rows = donor.blocks, donor.anchor_rows
-        shape = problem.inputs.missing, min(self.neighbors, len(rows))
-        indices = torch.zeros(shape, dtype=torch.int64, device=device)
-        weights = torch.zeros(shape, dtype=dtype, device=device)
-        for part, found in self._neighbours(in_donor, dtype, coarse_anchors(in_donor, dtype)):
-            indices[part], weights[part] = rows[found.whose], found.weights
+        coarse = coarse_anchors(in_donor, dtype) if self.neighbors else None
+        near = NearestAnchors.of(in_donor, self.neighbors, dtype, coarse=coarse)
+        weights = torch.zeros_like(near.cosines)
+        for part, found in near.weights():
+            weights[part] = found.weights
         return SparseCode(
-            indices=indices,
+            indices=rows[near.whose],
             coefficients=weights,
-            residual_norms=torch.full((len(indices),), torch.nan),
+            residual_norms=torch.full((len(weights),), torch.nan),
         )
-
-    def _error_scale(self, trend: Trend, coarse: CoarseAnchors | None, progress: bool) -> float:
-        """What a variance of 1 comes to, over the mean squared residual of the anchors.
-
-        Interpolation takes for granted how residuals go together. Here some anchors are
-        interpolated from the others, and their errors compared with the variances.
-        """
-        usual, count = trend.fit.residual, len(trend.spelled.anchors)
-        sample = torch.linspace(0, count - 1, min(count, MOST_CHECKED)).long()
-        sample = sample.to(trend.coefficients.device)
-        among = [block.anchors_as_missing(sample) for block in trend.in_donor]
-        made, expected = 0.0, 0.0
-        for part, found in self._neighbours(
-            among, trend.coefficients.dtype, coarse, progress, themselves=sample
-        ):
-            left = trend.residuals(sample[part])
-            left -= trend.mixed_residuals(found.whose, found.weights, found.features)
-            made += left.square().sum().item()
-            expected += found.variances.sum().item()
-        return made / (expected * usual) if expected and usual else 1.0
-
-    def _neighbours(
-        self,
-        in_donor: Sequence[FeatureBlock],
-        dtype: torch.dtype,
-        coarse: CoarseAnchors | None,
-        progress: bool = False,
-        themselves: Int64[Tensor, "missing"] | None = None,
-    ) -> Iterator[tuple[slice, _Neighbours]]:
-        """The nearest anchors of all missing tokens, so many at a time as fit in memory.
-
-        `coarse` as of `coarse_anchors`. None is its own neighbour; `themselves` are their indices
-        where they are anchors.
-        """
-        anchors = len(in_donor[0].anchors) - (themselves is not None)
-        count = min(self.neighbors, anchors)
-        if not count:
-            return
-        check = "" if themselves is None else " of anchors"
-        found = nearest_anchors(
-            in_donor,
-            count + (themselves is not None),
-            dtype,
-            coarse=coarse,
-            progress=progress,
-            label=f"Nearest anchors{check}",
-        )
-        cosines, whose = found if themselves is None else without_themselves(*found, themselves)
-        width = sum(block.dim for block in in_donor)
-        bytes_each = dtype.itemsize * (2 * count * width + 3 * count**2)
-        of_chunk, label = 4 * dtype.itemsize * width, f"Interpolation{check}"
-        for part in chunks(len(whose), of_chunk, progress=progress, label=label):
-            near, toward = whose[part], cosines[part]
-            weights, variances = torch.empty_like(toward), toward.new_empty(len(toward))
-            mixed = toward.new_empty((len(toward), width))
-            for some in strips(len(near), bytes_each):
-                features = anchor_features(in_donor, near[some].flatten(), dtype)
-                features = features.reshape(-1, count, width)
-                weights[some], variances[some] = ordinary_kriging(
-                    toward[some], units(features), LENGTH, NOISE
-                )
-                mixed[some] = (weights[some, None] @ features)[:, 0]
-            yield part, _Neighbours(near, weights, variances, mixed)
 
 
 @dataclass(frozen=True, eq=False)
-class _Neighbours:
-    """What some missing tokens take from the anchors that are nearest to them."""
+class _Alone:
+    """Some anchors, whose rows are estimated without them. All rows are offsets from the mean."""
 
-    whose: Int64[Tensor, "tokens count"]
-    """Indices of anchors."""
-    weights: Float[Tensor, "tokens count"]
-    variances: Float[Tensor, "tokens"]
-    """Of what the residuals' interpolation leaves, relative to that of a residual."""
-    features: Float[Tensor, "tokens features"]
-    """The weighted sums of the anchors' features in the donor."""
+    which: Int64[Tensor, "checked"]
+    true: Float[Tensor, "checked base_dim"]
+    trend: Float[Tensor, "checked base_dim"]
+    """What a regression without the anchor says of its row."""
+    local: Float[Tensor, "checked base_dim"]
+    """What its neighbours' residuals say of its own."""
+    scale: float
+    """What a variance of 1 comes to, over the mean squared residual of all anchors.
+
+    Interpolation takes for granted how residuals go together; here it is found out.
+    """
+
+    @classmethod
+    def of(
+        cls, near: NearestAnchors, trend: Trend, which: Int64[Tensor, "checked"], progress: bool
+    ) -> _Alone:
+        own = trend.residuals(which)
+        local, expected = torch.zeros_like(own), 0.0
+        for part, found in near.weights(progress=progress):
+            local[part] = trend.mixed_residuals(found.whose, found.weights, found.features)
+            expected += found.variances.sum().item()
+        expected *= trend.fit.residual
+        scale = (own - local).square().sum().item() / expected if expected else 1.0
+        left = own / (1 - trend.fit.leverages).clamp_min(LEAST_LEFT).to(own.dtype)[:, None]
+        true = anchor_features([trend.rows], which, own.dtype)
+        return cls(which, true, true - left, local, scale)
+
+    def shares(
+        self, tokens: AllTokens, near: NearestAnchors, use: Float64[Tensor, "checked"]
+    ) -> Shares:
+        """The shares of the regression, its residuals and the two estimates from all tokens.
+
+        `near` are the anchors' nearest, and `use` what the error of each counts.
+        """
+        words = [tokens.words[i] for i in self.which.tolist()]
+        further = [
+            tokens.interpolated(near, self.which),
+            tokens.spelled_alike(words, self.which),
+        ]
+        return choose_shares([self.trend, self.local], further, self.true, use)

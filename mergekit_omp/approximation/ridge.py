@@ -6,14 +6,14 @@ Inputs come block by block, so that they need not fit in memory as one matrix.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm import tqdm
 
-from mergekit_omp.approximation.cholesky import factorise, panels, solve, trace_of_inverse
+from mergekit_omp.approximation.cholesky import Tick, factorise, panels, solve, trace_of_inverse
 from mergekit_omp.approximation.chunks import SHOWN_AFTER
 
 GRID = tuple(10.0 ** (step / 2) for step in range(-8, 7))
@@ -39,6 +39,9 @@ class RidgeFit:
     """Of a row that it was not fitted to, as generalised cross-validation estimates it."""
     residual: float
     """The mean squared residual of the rows that it was fitted to."""
+    leverages: Float64[Tensor, "checked"]
+    """How far each of the checked rows pulls its own prediction to itself: what is left of its
+    output, over 1 less this, is what would be left without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +67,15 @@ def fit_ridge(
     *,
     device: torch.device,
     ridge: float | None = None,
+    checked: Float[Tensor, "checked inputs"] | None = None,
     progress: bool = False,
 ) -> RidgeFit:
     """Minimises |X W - Y|² + l |W|², l = `ridge` · (mean of X'X's diagonal).
 
     Without `ridge`, that of `GRID` which minimises the generalised cross-validation error (Golub,
     Heath & Wahba 1979): starting from 1, in the direction in which the error falls, to the first
-    minimum. `progress` shows a bar while penalties are tried.
+    minimum. `checked` are inputs, some of those of the blocks, whose leverages are wanted;
+    `progress` shows a bar while penalties are tried.
 
     Raises:
         ValueError: the inputs are too alike for the penalty.
@@ -78,10 +83,11 @@ def fit_ridge(
     normal = _normal_equations(blocks, inputs, outputs, device)
     if not normal.scale > 0:
         error = normal.square / max(normal.count, 1)
-        return RidgeFit(torch.zeros_like(normal.right), 0.0, error, error)
+        none = normal.gram.new_zeros(0 if checked is None else len(checked))
+        return RidgeFit(torch.zeros_like(normal.right), 0.0, error, error, none)
     with _Trials(normal, USUAL if ridge is None else 1, progress) as tried:
         if ridge is not None:
-            return tried.validated(ridge)
+            return replace(tried.validated(ridge), leverages=tried.leverages(ridge, checked))
         best = tried.validated(GRID[START])
         at = START
         for step in (-1, 1):
@@ -92,7 +98,7 @@ def fit_ridge(
                 best, at = fit, at + step
             if at != START:
                 break
-    return best
+        return replace(best, leverages=tried.leverages(best.ridge, checked))
 
 
 def _normal_equations(blocks: Blocks, inputs: int, outputs: int, device: torch.device) -> _Normal:
@@ -115,6 +121,7 @@ class _Trials:
     def __init__(self, normal: _Normal, expected: int, progress: bool):
         self.normal = normal
         self.count = 0
+        self._factorised: float | None = None
         self._bar = tqdm(
             total=expected,
             desc="Penalty",
@@ -137,10 +144,7 @@ class _Trials:
         if bar.total is not None and self.count > bar.total:
             bar.total = self.count
         factor, penalty = normal.gram, ridge * normal.scale
-        if not factorise(factor, normal.diagonal + penalty, lambda done: bar.update(done / 4)):
-            raise ValueError(
-                f"the anchors are too alike for a ridge of {ridge:g}: write a larger one"
-            )
+        self._factorise(ridge, lambda done: bar.update(done / 4))
         solution = solve(factor, normal.right, lambda done: bar.update(done / 2))
         trace = trace_of_inverse(factor, lambda done: bar.update(done / 4))
         # The degrees of freedom: the trace of the hat matrix, and one for the intercept.
@@ -152,4 +156,26 @@ class _Trials:
         )
         left = max(1 - freedom / normal.count, 1e-6)
         residual = max(error, 0.0) / normal.count
-        return RidgeFit(solution, ridge, residual / left**2, residual)
+        return RidgeFit(solution, ridge, residual / left**2, residual, normal.gram.new_empty(0))
+
+    def leverages(
+        self, ridge: float, checked: Float[Tensor, "checked inputs"] | None
+    ) -> Float64[Tensor, "checked"]:
+        """The diagonal of the hat matrix (Golub, Heath & Wahba 1979), with that of the intercept."""
+        if checked is None:
+            return self.normal.gram.new_empty(0)
+        self._factorise(ridge, lambda _: None)
+        inputs = checked.T.double()
+        solved = solve(self.normal.gram, inputs, lambda _: None)
+        return (inputs * solved).sum(0) + 1 / self.normal.count
+
+    def _factorise(self, ridge: float, tick: Tick) -> None:
+        """Puts the factor of a penalty below the diagonal, unless it is there."""
+        if ridge == self._factorised:
+            return
+        normal = self.normal
+        if not factorise(normal.gram, normal.diagonal + ridge * normal.scale, tick):
+            raise ValueError(
+                f"the anchors are too alike for a ridge of {ridge:g}: write a larger one"
+            )
+        self._factorised = ridge

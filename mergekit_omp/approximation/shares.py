@@ -1,4 +1,4 @@
-"""How much of each estimate goes into a row: what anchors say that are hidden from all of them.
+"""How much of each estimate goes into a row: what anchors say that take no part in their own.
 
 Stacking (Wolpert 1992; Breiman 1996): weights of several estimates, none of them negative, that
 minimise the squared error on rows which the estimates did not see. The weights are drawn towards
@@ -7,91 +7,77 @@ those that are used without evidence, so that they move only as far as the evide
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from mergekit_omp.approximation.anchors import usable_rows
-from mergekit_omp.approximation.base import CodingInputs, MissingRows, Texts
-from mergekit_omp.approximation.pieces import segmenter_without
+from mergekit_omp.approximation.base import Texts
 
-HIDDEN = 1500
-"""Anchors that are hidden at most, and one in `EVERY`."""
-EVERY = 5
+CHECKED = 1500
+"""Anchors at most whose rows are estimated as if they had none."""
 FEWEST = 400
-"""With fewer anchors nothing is hidden, since it would tell too little."""
+"""With fewer anchors shares do not move, since they would tell too little."""
 PULL = 0.1
 """How far the error may rise, relative to itself, for weights to stay at a distance of 1."""
+WORTH = 0.01
+"""By how much, relative to itself, the error has to fall for further estimates to take part."""
 HEAD_OF_ZIPF = 300
 """Use is taken to fall as 1 / (id in the donor's vocabulary + this)."""
 
 
-@dataclass(frozen=True, eq=False)
-class HiddenAnchors:
-    """A problem made of a problem's own anchors, and its answer."""
-
-    problem: MissingRows
-    true: Float[Tensor, "hidden base_dim"]
-    use: Float64[Tensor, "hidden"]
-    """What the error of each token counts: how often text is expected to use it."""
-
-
-def hide_anchors(problem: MissingRows, texts: Texts) -> HiddenAnchors | None:
-    """Hides some anchors at even distances in the donor's vocabulary; None where there are few."""
-    inputs = problem.inputs
-    assert inputs.anchors is not None
-    usable = usable_rows(inputs.anchors).nonzero()[:, 0].cpu()
-    if len(usable) < FEWEST:
-        return None
-    ids = _donor_ids(texts, inputs.anchor_rows[usable].tolist())
-    order = usable[ids.argsort(stable=True)]
-    count = min(HIDDEN, len(usable) // EVERY)
-    hidden = order[torch.arange(count) * len(order) // count]
-    left = torch.ones(len(inputs.anchor_rows), dtype=torch.bool)
-    left[hidden] = False
-    rows = inputs.anchor_rows[hidden].to(torch.int64)
-    known = problem.base[rows.to(problem.base.device)]
-    within = CodingInputs(
-        missing=count,
-        anchor_rows=inputs.anchor_rows[left],
-        targets=inputs.anchors[hidden],
-        anchors=inputs.anchors[left],
-        donor=inputs.donor,
-        other_targets=None if inputs.other_anchors is None else inputs.other_anchors[hidden],
-        other_anchors=None if inputs.other_anchors is None else inputs.other_anchors[left],
-        texts=_without(texts, rows.tolist()),
-    )
-    use = 1 / (_donor_ids(texts, rows.tolist()).double() + HEAD_OF_ZIPF)
-    return HiddenAnchors(dataclasses.replace(problem, inputs=within), known, use)
-
-
-def _donor_ids(texts: Texts, rows: Sequence[int]) -> Tensor:
-    """The donor's ids of the base's tokens at `rows`."""
+def spread_by_use(
+    texts: Texts, anchor_rows: Int64[Tensor, "anchors"]
+) -> tuple[Int64[Tensor, "checked"], Float64[Tensor, "checked"]]:
+    """Anchors at even distances in the donor's vocabulary, and how often text uses each."""
     of_text = {text: i for i, text in reversed(list(enumerate(texts.donor))) if text is not None}
-    return torch.tensor([of_text.get(texts.base[row] or b"", len(texts.donor)) for row in rows])
-
-
-def _without(texts: Texts, rows: Sequence[int]) -> Texts:
-    """The texts where the base has no token at `rows`, which are the missing ones."""
-    gone = frozenset(rows)
-    return dataclasses.replace(
-        texts,
-        missing=[texts.base[row] for row in rows],
-        base=[None if row in gone else text for row, text in enumerate(texts.base)],
-        segment_in_base=segmenter_without(texts.segment_in_base, texts.base, gone),
+    ids = torch.tensor(
+        [of_text.get(texts.base[row] or b"", len(of_text)) for row in anchor_rows.tolist()]
     )
+    order = ids.argsort(stable=True)
+    count = min(CHECKED, len(order))
+    chosen = order[torch.arange(count) * len(order) // max(count, 1)]
+    return chosen, 1 / (ids[chosen].double() + HEAD_OF_ZIPF)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much of each estimate goes into a row."""
+
+    values: tuple[float, ...]
+    change: float
+    """The squared error that is left, over that without evidence."""
+
+
+def choose_shares(
+    usual: Sequence[Float[Tensor, "checked base_dim"]],
+    further: Sequence[Float[Tensor, "checked base_dim"]],
+    true: Float[Tensor, "checked base_dim"],
+    use: Float64[Tensor, "checked"],
+) -> Shares:
+    """Those of `usual` estimates and of `further` ones, where these are worth it; else 1 and 0.
+
+    Shares of the usual estimates alone would lower the error too, and language models lose by it.
+    """
+    every = [*usual, *further]
+    start = [*[1.0] * len(usual), *[0.0] * len(further)]
+    shares = fit_shares(every, true, use, start)
+    with_further = squared_error(every, true, shares, use)
+    without = squared_error(usual, true, fit_shares(usual, true, use, start[: len(usual)]), use)
+    if not with_further < (1 - WORTH) * without:
+        return Shares(tuple(start), 1.0)
+    before, after = (squared_error(every, true, each) for each in (start, shares))
+    return Shares(tuple(shares), after / before if before else 1.0)
 
 
 def fit_shares(
-    estimates: Sequence[Float[Tensor, "hidden base_dim"]],
-    true: Float[Tensor, "hidden base_dim"],
-    use: Float64[Tensor, "hidden"],
+    estimates: Sequence[Float[Tensor, "checked base_dim"]],
+    true: Float[Tensor, "checked base_dim"],
+    use: Float64[Tensor, "checked"],
     without_evidence: Sequence[float],
 ) -> list[float]:
     """Shares c >= 0 that minimise E(c) + `PULL` E(c0) |c - c0|², E the squared error by use of the
@@ -110,12 +96,14 @@ def fit_shares(
 
 
 def squared_error(
-    estimates: Sequence[Float[Tensor, "hidden base_dim"]],
-    true: Float[Tensor, "hidden base_dim"],
+    estimates: Sequence[Float[Tensor, "checked base_dim"]],
+    true: Float[Tensor, "checked base_dim"],
     shares: Sequence[float],
+    use: Float64[Tensor, "checked"] | None = None,
 ) -> float:
-    """The squared error of the sum of `shares[i]` times estimate i, over all hidden rows alike."""
+    """The squared error of the sum of `shares[i]` times estimate i, by `use` or of all alike."""
     left = true.double()
     for share, estimate in zip(shares, estimates, strict=True):
         left = left - share * estimate.double()
-    return float(left.square().sum())
+    squares = left.square().sum(1)
+    return float(squares.sum() if use is None else use.to(squares.device) @ squares)

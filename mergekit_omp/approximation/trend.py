@@ -46,7 +46,9 @@ class Trend:
         ridge: float | None,
         dtype: torch.dtype,
         progress: bool,
+        checked: Int64[Tensor, "checked"],
     ) -> Trend:
+        """`checked` are anchors whose leverages `fit` shall have."""
         known, own = [*in_donor, spelled], FeatureRows(base, anchor_rows)
         rows = FeatureBlock(own, own, mean, 1.0)
         width, dim = sum(block.dim for block in known), base.shape[1]
@@ -56,7 +58,15 @@ class Trend:
             for part in chunks(len(own), bytes_each, progress=progress, label="Regression"):
                 yield anchor_features(known, part, dtype), anchor_features([rows], part, dtype)
 
-        fit = fit_ridge(training, width, dim, device=base.device, ridge=ridge, progress=progress)
+        fit = fit_ridge(
+            training,
+            width,
+            dim,
+            device=base.device,
+            ridge=ridge,
+            checked=anchor_features(known, checked, dtype),
+            progress=progress,
+        )
         return cls(in_donor, spelled, rows, fit, fit.coefficients.to(dtype))
 
     @property

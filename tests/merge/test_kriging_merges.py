@@ -57,6 +57,7 @@ def test_a_swap_is_the_library_on_both_of_the_donors_matrices(
                 anchor_rows=torch.from_numpy(found.source[anchors.numpy()]),
                 targets=inputs[rows],
                 anchors=inputs[anchors],
+                donor=inputs,
                 other_targets=None if donor_tied else other[rows],
                 other_anchors=None if donor_tied else other[anchors],
                 texts=texts,
