@@ -47,21 +47,24 @@ def main() -> None:
             print(run_real(real, methods, arguments.cache or default_cache_dir(), arguments.out))
             return
         pairs = _pairs([spec.name for spec in plan.models], plan.pairs, arguments.pairs)
-        results = run(
-            plan,
-            pairs,
-            methods,
-            corpus=arguments.corpus,
-            cache_dir=arguments.cache or default_cache_dir(),
-            out=arguments.out,
-            device=arguments.device,
-            jobs=arguments.jobs,
-            again=arguments.again,
-        )
+        for tokens in arguments.tokens or [None]:
+            out = arguments.out if tokens is None else arguments.out / f"{tokens}"
+            results = run(
+                plan,
+                pairs,
+                methods,
+                corpus=arguments.corpus,
+                cache_dir=arguments.cache or default_cache_dir(),
+                out=out,
+                device=arguments.device,
+                jobs=arguments.jobs,
+                again=arguments.again,
+                tokens=tokens,
+            )
+            print(report(results))
+            print(f"Written to {out}: quality.md, quality.json and plots.", file=sys.stderr)
     except (ValueError, OSError, RuntimeError) as error:
         raise SystemExit(f"Error: {error}") from error
-    print(report(results))
-    print(f"Written to {arguments.out}: quality.md, quality.json and plots.", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="make the scores again")
     parser.add_argument("--quick", action="store_true", help="tiny models: does everything run?")
     parser.add_argument("--size", choices=sorted(PLANS), default="3M", help="parameters of a model")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="models that have seen so many tokens, of more text, in runs that can be stopped and "
+        "taken up again; the results of each number in a folder of its own (CPU only)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--jobs", type=int, default=2, help="models trained at once")
     parser.epilog = "methods: " + ", ".join(repr(method.label) for method in METHODS)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBas
 
 from benchmarks.quality import installed_text, tokenizers
 from benchmarks.quality.cache import digest
+from benchmarks.quality.corpus import KINDS, Corpus
+from benchmarks.quality.installed_text import CODE_EVERY, PACKAGES
 from benchmarks.quality.models import ModelSpec
 from benchmarks.quality.tokenizers import make_tokenizer
 from mergekit_omp.demo.completed import completed
@@ -35,6 +38,28 @@ DECAY = 0.2
 """Which part of all steps the learning rate falls in."""
 SAVE_EVERY = 60.0
 """Seconds."""
+
+
+def make_long_models(
+    specs: Sequence[ModelSpec], texts: Corpus, characters: int, tokens: int, cache_dir: Path
+) -> dict[str, Path]:
+    """A directory for each model, trained on so many tokens of `texts` and of installed packages."""
+    held_out = [document.text for document in texts.held_out]
+    file = cache_dir / "texts" / f"{digest([held_out, characters, PACKAGES, CODE_EVERY])}.json"
+    if not file.exists():
+        found = installed_text.installed_text(held_out, characters)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(found), encoding="utf-8")
+        unfinished.replace(file)
+    more: Mapping[str, list[str]] = json.loads(file.read_text(encoding="utf-8"))
+    every = replace(
+        texts, train={kind: (*texts.train[kind], *more.get(kind, ())) for kind in KINDS}
+    )
+    return {
+        spec.name: make_long_model(spec, every.mixed(spec.shares), tokens, cache_dir)
+        for spec in specs
+    }
 
 
 def make_long_model(spec: ModelSpec, texts: Sequence[str], tokens: int, cache_dir: Path) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.quality.corpus import read_texts
+from benchmarks.quality.long_training import make_long_models
 from benchmarks.quality.measuring import Measured, PairBench
 from benchmarks.quality.methods import Method
 from benchmarks.quality.models import make_models
@@ -29,6 +30,7 @@ def run(
     device: str = "cpu",
     jobs: int = 2,
     again: bool = False,
+    tokens: int | None = None,
 ) -> list[PairResult]:
     """Measures the pairs one after the other; what is there so far is in `out` after each.
 
@@ -42,20 +44,24 @@ def run(
         device: where models are trained and scored, and merges run.
         jobs: models trained at once.
         again: make scores again that are in the cache.
+        tokens: how many tokens models see, of more text; None: as many as the plan says.
     """
     _say("Reading text.")
     texts = read_texts(corpus, plan.corpus, plan.held_out_bytes, plan.document_characters)
     used = {name for pair in pairs for name in (pair.base, pair.donor)}
     specs = [spec for spec in plan.models if spec.name in used]
     _say(f"Models {', '.join(spec.name for spec in specs)}, where they are not made yet.")
-    models = make_models(
-        specs,
-        [texts.mixed(spec.shares) for spec in specs],
-        cache_dir,
-        processes=jobs,
-        progress=True,
-        device=device,
-    )
+    if tokens is None:
+        models = make_models(
+            specs,
+            [texts.mixed(spec.shares) for spec in specs],
+            cache_dir,
+            processes=jobs,
+            progress=True,
+            device=device,
+        )
+    else:
+        models = make_long_models(specs, texts, plan.document_characters, tokens, cache_dir)
     results: list[PairResult] = []
     for pair in pairs:
         bench = PairBench(models[pair.base], models[pair.donor], texts.held_out, cache_dir, device)

@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny_plan import TINY
+from safetensors.torch import load_file
+from tiny_plan import TINY, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.quality import measuring
+from benchmarks.quality import long_training, measuring
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.corpus import KINDS
 from benchmarks.quality.hidden import PartsForHidden, merges, row_errors
@@ -142,3 +143,19 @@ def test_bad_options_are_named(tmp_path, monkeypatch, option, said):
     assert str(refusal.value).startswith("Error: ")
     assert said in str(refusal.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_training_that_was_stopped_ends_where_it_would_have(tmp_path):
+    spec = tiny_model("S", "byte-level, digits in threes", tied=False)
+    texts = [f"The story of number {i} begins with a walk of {i * i} steps." for i in range(2000)]
+    tokens = 20 * long_training.BATCH * long_training.CONTEXT
+    make_long_model = long_training.make_long_model
+    straight = make_long_model(spec, texts, tokens, tmp_path / "straight")
+    # A shorter model first, from whose trunk the longer one goes on.
+    make_long_model(spec, texts, tokens // 2, tmp_path / "resumed")
+    resumed = make_long_model(spec, texts, tokens, tmp_path / "resumed")
+    assert straight.name == resumed.name
+    first, second = (load_file(path / "model.safetensors") for path in (straight, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = load_file(next((tmp_path / "resumed/models").glob(f"*-{tokens // 2}/*.safetensors")))
+    assert any(not torch.equal(first[name], other[name]) for name in first)
