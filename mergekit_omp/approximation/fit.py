@@ -88,7 +88,8 @@ OWN_TOKENS = Parts(
 NEIGHBOURS = Parts(
     "nearest shared tokens",
     "A row is what the regression predicts, plus what it misses of the rows of the nearest shared "
-    "tokens, weighted: those of the largest weights.",
+    "tokens, weighted: those of the largest weights. Where it pays, other tokens of the model have "
+    "a part in it that is not told here.",
 )
 OWN_PIECES = Parts(
     "heaviest pieces",
