@@ -146,11 +146,12 @@ class _Run:
         untrained = replace(spec.training, steps=0)
         self.model: LlamaForCausalLM = train_model(spec.architecture, untrained, tokenizer, texts)
         parameters = list(self.model.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim >= 2]},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
         self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in parameters if p.ndim >= 2]},
-                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-            ],
+            groups,
             lr=spec.training.learning_rate,
             weight_decay=spec.training.weight_decay,
             betas=(0.9, 0.98),
