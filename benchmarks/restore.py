@@ -37,10 +37,11 @@ from benchmarks.quality.plans import SMALL
 from benchmarks.quality.scoring import score
 from benchmarks.quality.statistics import resampled
 from mergekit_omp.growth.grow import Growth, plan, write
-from mergekit_omp.growth.over_encoding import ExactRows
-from mergekit_omp.growth.restore import LONGEST, Restored, RestoreSettings, read_rows
+from mergekit_omp.growth.ngrams import ExactRows
+from mergekit_omp.growth.restore import Restored, RestoreSettings, read_rows
 from mergekit_omp.growth.source import open_source
 from mergekit_omp.vocabulary import Vocabulary
+from mergekit_omp.vocabulary.lost import LONGEST
 
 WAYS = {"replaced": (1.0, 0.0), "half": (0.5, 0.5), "added": (1.0, 1.0)}
 """By name: how much of the base's row, and of the piece's own."""

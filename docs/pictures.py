@@ -27,6 +27,10 @@ _STYLE = """
     .bars .best-interval { stroke: var(--mark); stroke-width: 3; }
     .bars .dot { fill: var(--soft); }
     .bars .ring { fill: none; stroke: var(--soft); stroke-width: 1.5; }
+    .bars .axis { fill: none; stroke: var(--bar); }
+    .bars .line { fill: none; stroke: var(--soft); stroke-width: 2; }
+    .bars .line.best { stroke: var(--mark); }
+    .bars .line.dashed { stroke-dasharray: 5 4; }
 """
 _WIDTH, _LABELS, _NUMBERS, _STEP = 480, 178, 52, 30
 
@@ -57,6 +61,63 @@ def bars(
             f'  <text x="{_LABELS + length + 8:.1f}" y="{top + 16}">{value:.2f}</text>',
         ]
     return "\n".join([*lines, "</svg>", ""])
+
+
+def curves(
+    name: str, title: str, panels: Sequence[tuple[str, dict[str, list[float]]]], steps: list[int]
+) -> str:
+    """An SVG of a panel a model: by arm, its values at these steps; the second arm has the colour."""
+    width, height, left, top, gap = 640, 250, 46, 46, 60
+    wide, high = (width - left - gap * (len(panels) - 1) - 16) / len(panels), height - top - 44
+    said = "; ".join(
+        f"{model}, {arm}: {', '.join(f'{value:g}' for value in values)}"
+        for model, arms in panels
+        for arm, values in arms.items()
+    )
+    lines = [
+        f'<svg class="drawing bars" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'role="img" aria-labelledby="{name}-title {name}-description">',
+        f'  <title id="{name}-title">{escape(title)}</title>',
+        f'  <desc id="{name}-description">{escape(said)}</desc>',
+        f"  <style>{_STYLE}  </style>",
+    ]
+    kinds = ("", " best", " dashed")
+    for at, (arm, kind) in enumerate(zip(panels[0][1], kinds, strict=True)):
+        x = left + at * 175
+        lines += [
+            f'  <path class="line{kind}" d="M{x} 13h26"/>',
+            f'  <text class="small" x="{x + 32}" y="18">{escape(arm)}</text>',
+        ]
+    for at, (model, arms) in enumerate(panels):
+        x0 = left + at * (wide + gap)
+        values = [value for found in arms.values() for value in found]
+        low, span = min(values), max(values) - min(values)
+        xs = [x0 + wide * step / steps[-1] for step in steps]
+        lines += [
+            f'  <text x="{x0:.0f}" y="{top - 8}">{escape(model)}</text>',
+            f'  <path class="axis" d="M{x0:.1f} {top}v{high}h{wide:.1f}"/>',
+            *(
+                f'  <text class="small end" x="{x0 - 4:.1f}" y="{y}">{value:.2f}</text>'
+                for value, y in ((max(values), top + 10), (low, top + high))
+            ),
+            *(
+                f'  <text class="small end" x="{x + 8:.1f}" y="{top + high + 16}">{step}</text>'
+                for x, step in zip(xs, steps, strict=True)
+            ),
+        ]
+        for found, kind in zip(arms.values(), kinds, strict=True):
+            points = " ".join(
+                f"{x:.1f},{top + high * (1 - (value - low) / span):.1f}"
+                for x, value in zip(xs, found, strict=True)
+            )
+            lines.append(f'  <polyline class="line{kind}" points="{points}"/>')
+    lines += [
+        f'  <text class="small" x="{left}" y="{height - 8}">nats per token of held-out text, by step '
+        "of training: lower is better</text>",
+        "</svg>",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def demo(readme: str) -> str:
@@ -161,6 +222,21 @@ def _point(x: float, y: float, kind: str) -> str:
     return f'  <circle class="{kind}" cx="{x:.1f}" cy="{y:.0f}" r="{5 if kind == "best" else 4}"/>'
 
 
+def growing(page: str) -> str:
+    """The loss in training further, from the tables of grow.md."""
+    panels, steps = [], []
+    for model, head, table in re.findall(
+        r"^\*\*(.+)\*\*\n\n\| arm \|(.*)\n\|.*\n((?:\|.*\n)+)", page, re.MULTILINE
+    ):
+        steps = [int(found) for found in re.findall(r"step (\d+)", head)]
+        arms = {}
+        for line in table.splitlines():
+            arm, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            arms[arm] = [float(cell.split()[0]) for cell in cells[: len(steps)]]
+        panels.append((model, arms))
+    return curves("growing", "What tables of n-grams win in training further", panels, steps)
+
+
 def drawn() -> dict[Path, str]:
     """Each picture, by the file that it belongs in."""
     quality = (DOCS / "quality.md").read_text(encoding="utf-8")
@@ -168,6 +244,7 @@ def drawn() -> dict[Path, str]:
         ASSETS / "demo.svg": demo((DOCS.parent / "README.md").read_text(encoding="utf-8")),
         ASSETS / "recovery.svg": recovery(quality),
         ASSETS / "pairs.svg": by_pair(quality),
+        ASSETS / "growing.svg": growing((DOCS / "grow.md").read_text(encoding="utf-8")),
     }
 
 

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import click
 
-LITTLE = 0.02
-"""A share of positions so small that what the others get decides. Of 2.9% something is measured."""
-
 
 def _orders(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
     try:
@@ -96,6 +93,7 @@ def grow(
     from mergekit_omp.growth.grow import check_destination, plan, write
     from mergekit_omp.growth.restore import RestoreSettings, read_texts
     from mergekit_omp.growth.settings import TableSettings
+    from mergekit_omp.vocabulary.lost import WORTHWHILE
 
     def tell(text: str) -> None:
         if not quiet:
@@ -114,7 +112,8 @@ def grow(
         tell(f"  {growth.entry['exact']['entries']:,} rows of {restore}")
         tell(
             f"{growth.hit:.1%} of the positions of {'the text' if texts else 'a built-in text'} get "
-            "such a row." + (" There is little to gain from them." if growth.hit < LITTLE else "")
+            "such a row."
+            + (" There is little to gain from them." if growth.hit < WORTHWHILE else "")
         )
     if over_decoding:
         tell(f"  {over_decoding} heads for the tokens after the next, which predict nothing yet")

@@ -124,7 +124,7 @@ def check_equal(class_name: str, before: Path, after: Path, rows: int, memory: i
         worst = float((old - new).abs().nan_to_num().max())
         raise TransplantError(
             f"The grown model does not say what {before} says: logits differ by up to {worst:g}, "
-            f"so nothing is kept. The class {class_name} reads more of the ids than its input "
-            "embedding. Grow a model of another class."
+            f"so nothing is kept. The class {class_name} does more with ids than to embed them. Grow "
+            "a model of another class."
         )
     return ids.numel()

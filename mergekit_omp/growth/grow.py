@@ -21,15 +21,16 @@ from tqdm import tqdm
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.growth.card import with_growth
 from mergekit_omp.growth.check import check_equal, check_tokenizer
-from mergekit_omp.growth.restore import SAMPLE, RestoreSettings, restored
+from mergekit_omp.growth.restore import RestoreSettings, restored
 from mergekit_omp.growth.settings import TableSettings, settings_entry
 from mergekit_omp.growth.shards import NewTensor, copy_file, grouped, write_tensors
 from mergekit_omp.growth.source import SourceModel, config_text, open_source
 from mergekit_omp.outside.files import read_text
 from mergekit_omp.transplant.staging import HIDDEN, OutputDirectory, disk_errors
+from mergekit_omp.vocabulary.lost import SAMPLE
 
 RECORD = "growth.json"
-CODE = ("over_encoding.py", "over_decoding.py")
+CODE = ("over_encoding.py", "over_decoding.py", "ngrams.py")
 """The files of the model class, which every output has."""
 
 

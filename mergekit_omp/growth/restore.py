@@ -1,7 +1,6 @@
 """The base's rows of tokens that the output's tokenizer lost, keyed by the n-grams that spell them.
 
-After a swap a text is cut otherwise: what was one token of the base may be several of the output.
-Where those pieces stand together, the last of them gets the row that the base had for the whole,
+Where the pieces of such a token stand together, the last of them gets the row that the base had for the whole,
 so that the body reads there what it was trained to read. The rows of the pieces before it stay:
 that they belong to something longer is not known yet.
 """
@@ -20,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.growth.over_encoding import ExactRows, windows
+from mergekit_omp.growth.ngrams import ExactRows, windows
 from mergekit_omp.growth.shards import NewTensor
 from mergekit_omp.growth.source import SourceModel, open_source
 from mergekit_omp.models.tokenizer_files import open_tokenizer
@@ -28,23 +27,12 @@ from mergekit_omp.models.tokenizers import read_vocabulary
 from mergekit_omp.outside.faults import of_library
 from mergekit_omp.outside.files import read_text
 from mergekit_omp.vocabulary import Vocabulary, align
-from mergekit_omp.vocabulary.digits import GROUPED, DigitScheme, digit_scheme
+from mergekit_omp.vocabulary.lost import DIGITS, SAMPLE, digit_groups, lost_tokens
 
-LONGEST = 8
-"""Tokens of the longest n-gram."""
-DIGITS = 15
-"""Digits that are looked back over for the borders of their groups."""
 BLOCK = 1 << 14
 """Tokens of a text that are looked at together."""
 ALIKE = 0.9
 """The least share of rows of common tokens that must be near each other: else it is another base."""
-SAMPLE = (
-    "The lighthouse keeper climbed the stairs every evening, wrote down the weather and waited for "
-    "the ships. In 1987 he counted 2,457 of them, or 205 a month.\n"
-    "def moving_average(values: list[float], width: int = 3) -> list[float]:\n"
-    "    return [sum(values[i : i + width]) / width for i in range(len(values) - width + 1)]\n"
-    "12 + 7 = 19; 480 * 25 = 12000; 3.14159 / 2 = 1.570795; 1234567 kWh, up from 1198042.\n"
-)
 
 
 @dataclass(frozen=True)
@@ -122,23 +110,6 @@ def restored(source: SourceModel, settings: RestoreSettings) -> Restored:
     return replace(found, hit=hit_share(found, source, settings.texts))
 
 
-def lost_tokens(base: Vocabulary, output: Vocabulary, rows: int) -> dict[int, list[int]]:
-    """Tokens that the base emits and the output has not, by id, as the output's ids spell them."""
-    lost = [
-        (data, i)
-        for data, i in base.representatives.items()
-        if data not in output.representatives and i < rows
-    ]
-    emitted = base.emitted(np.array([i for _, i in lost], dtype=np.int64))
-    wanted = [pair for pair, is_emitted in zip(lost, emitted, strict=True) if is_emitted]
-    found: dict[tuple[int, ...], int] = {}
-    for (data, i), pieces in zip(wanted, output.segment([d for d, _ in wanted]), strict=True):
-        spelled = b"".join(output.content[piece] or b"" for piece in pieces)
-        if 2 <= len(pieces) <= LONGEST and spelled == data:
-            found[tuple(pieces)] = i
-    return {i: list(pieces) for pieces, i in found.items()}
-
-
 def read_rows(model: SourceModel, ids: Int64[np.ndarray, "ids"]) -> Float[Tensor, "ids dim"]:
     """Rows of a model's input embedding, and no others."""
     file = next(file for file, names in model.shards.items() if model.embedding in names)
@@ -190,10 +161,9 @@ def _check_base(
 
 
 def _groups(base: Vocabulary, output: Vocabulary) -> dict[str, Any]:
-    """How the base groups digits, where the output writes them one by one."""
-    size, from_right = GROUPED.get(digit_scheme(base), (0, True))
-    if from_right or digit_scheme(output) != DigitScheme.SINGLE:
-        # From the right, groups hang on digits that are not read yet.
+    """Where n-grams of digits count: see `ExactRows`."""
+    size = digit_groups(base, output)
+    if size is None:
         return {}
     digits = [i for i, data in enumerate(output.content) if data and data.isdigit()]
     return {"digits": digits, "group": size, "digits_back": DIGITS}

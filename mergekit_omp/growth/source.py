@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.growth.over_encoding import MODEL_TYPE
+from mergekit_omp.growth.over_encoding import MODEL_TYPE, guarded
 from mergekit_omp.models.configs import is_grown, read_config
 from mergekit_omp.models.weight_files import NAMES, Index, check_weights
 from mergekit_omp.outside.faults import of_library
@@ -56,6 +56,8 @@ class SourceModel:
     folder: Path
     settings: dict[str, Any]
     """Its config.json."""
+    config: PretrainedConfig
+    """The same as transformers reads it."""
     class_name: str
     shards: dict[str, list[str]]
     """The names of the tensors in each file of weights."""
@@ -115,6 +117,7 @@ def open_source(name: str) -> SourceModel:
         name=name,
         folder=folder,
         settings=read_json(folder / "config.json", dict),
+        config=config,
         class_name=class_name,
         shards=shards,
         embedding=entry,
@@ -216,4 +219,4 @@ def config_text(source: SourceModel, over_encoding: dict[str, Any]) -> str:
         "auto_map": {"AutoConfig": f"{prefix}Config", "AutoModelForCausalLM": prefix},
         "over_encoding": over_encoding,
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(guarded(content, source.config), indent=2, ensure_ascii=False) + "\n"

@@ -72,6 +72,7 @@ class _Record(BaseModel, extra="allow"):
     base_model: str | None = None
     output: _Output
     models: list[_Model] = Field(min_length=1)
+    lost: float | None = Field(default=None, ge=0, le=1)
     warnings: list[str]
     versions: dict[str, str]
 

@@ -26,9 +26,13 @@ def transplant_record(
     rows: int,
     tokens: int,
     models: list[dict[str, Any]],
+    lost: float,
     warnings: list[str],
 ) -> dict[str, Any]:
-    """The record as planned; the merge adds to the `tensors` of its `models` what it measures."""
+    """The record as planned; the merge adds to the `tensors` of its `models` what it measures.
+
+    `lost`: the share of a sample text's positions at which a token ends that only the base had.
+    """
     return {
         "format": FORMAT,
         "merge_method": merge_method,
@@ -36,6 +40,7 @@ def transplant_record(
         "base_model": base_model,
         "output": {"tokenizer_source": tokenizer_source, "tokens": tokens, "vocab_size": rows},
         "models": models,
+        "lost": round(lost, 4),
         "warnings": warnings,
         "versions": {
             **{name: importlib.metadata.version(name) for name in _PACKAGES},

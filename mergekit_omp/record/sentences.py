@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mergekit_omp.approximation.fit import FITS, Fit
 from mergekit_omp.outside.counts import counted
+from mergekit_omp.vocabulary.lost import WORTHWHILE
 
 PARTS = {"input": "input", "head": "head", "head_bias": "head bias"}
 _TOLD = ("tensor", "method", "donors", "counts", *FITS, "hypernetwork")
@@ -123,3 +125,16 @@ def listed(names: Iterable[str]) -> str:
 
 def _anchors(tensor: dict[str, Any]) -> list[int]:
     return [donor["anchors"] for donor in tensor["donors"] if donor["tensor"]]
+
+
+def restoring(record: dict[str, Any], path: str) -> tuple[str, str] | None:
+    """Why to give rows of the base back, and the command that does; None where it would not pay."""
+    share, base = record.get("lost") or 0.0, record.get("base_model")
+    if share < WORTHWHILE or base is None:
+        return None
+    words = [path, f"{path.rstrip('/')}-restored", "--restore", base]
+    return (
+        f"At {share:.0%} of the positions of a sample text a token ends that {base} had and the "
+        "output has not. Its rows of them can be given back without training",
+        f"mergekit-omp grow {shlex.join(words)}",
+    )

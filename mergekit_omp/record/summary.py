@@ -14,10 +14,10 @@ from mergekit_omp.record.sentences import (
     by_models,
     fit_sentence,
     matched,
+    restoring,
     rows_of,
     tokenizer_of,
 )
-from mergekit_omp.vocabulary.digits import RESTORABLE
 
 WIDTH = 80
 
@@ -70,9 +70,8 @@ def summary(record: dict[str, Any], out_path: str) -> str:
         path = shlex.quote(os.path.join(out_path, FILE_NAME))
         lines.append(f"  {counted(count, 'warning')}, above and in {path}")
     lines.append(f"Next: mergekit-omp report {shlex.quote(out_path)}")
-    if any(RESTORABLE in warning for warning in record["warnings"]):
-        words = [out_path, f"{out_path.rstrip('/')}-restored", "--restore", record["base_model"]]
-        lines.append(f"      mergekit-omp grow {shlex.join(words)}")
+    if found := restoring(record, out_path):
+        lines.append(f"      {found[1]}")
     return "\n".join(lines)
 
 

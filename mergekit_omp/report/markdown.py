@@ -8,6 +8,7 @@ from mergekit_omp.approximation.fit import PARTS
 from mergekit_omp.outside.display import as_markdown_code as _code
 from mergekit_omp.outside.display import in_markdown as _plain
 from mergekit_omp.outside.display import markdown_block
+from mergekit_omp.record.sentences import restoring
 from mergekit_omp.report import wording
 from mergekit_omp.report.contents import Report, Section, TokenFacts, quantiles
 from mergekit_omp.report.wording import lead, number, shown, told, why_unchecked
@@ -72,6 +73,8 @@ def _done(report: Report) -> list[str]:
         head = ["model", "tensor", "method", "rows", *counts, *means]
         blocks += [_table(head, rows, left=3)]
     blocks += [f"{fit.title}: {fit.meaning}" for fit in fits]
+    if found := restoring(record, report.name):
+        blocks.append(f"{_plain(found[0])}: {_code(found[1])}")
     for heading, lines in (
         ("Warnings of the merge", record["warnings"]),
         ("Not in this report", report.notes),

@@ -11,6 +11,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from mergekit_omp.record.sentences import restoring
 from mergekit_omp.report import wording
 from mergekit_omp.report.contents import Report, Section
 from mergekit_omp.report.figures import histogram, require_matplotlib, scatter
@@ -78,6 +79,7 @@ def page(report: Report) -> str:
         "parts": wording.parts(report),
         "report": {**_fields(report), "record": record},
         "lead": wording.lead(report),
+        "restoring": restoring(report.record, report.name),
         "views": [_with_bars(view) for view in views],
         "checked": checked,
         "models": [model for model in record["models"] if model["tensors"]],

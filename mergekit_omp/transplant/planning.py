@@ -45,6 +45,7 @@ from mergekit_omp.transplant.vocabulary_tensors import (
     vocabulary_tensors_of,
 )
 from mergekit_omp.vocabulary import Alignment, Vocabulary
+from mergekit_omp.vocabulary.lost import lost_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,8 @@ class PlannedOutput:
     """The same in the other direction."""
     config: transformers.PretrainedConfig
     """The output's config, but for what `tying` finds out."""
+    lost: float
+    """As in `TransplantPlan`."""
 
     def tokenizer_task(self) -> TransplantTokenizer:
         """The task that gives mergekit the tokenizer, in place of its own."""
@@ -119,6 +122,8 @@ class TransplantPlan:
     config: transformers.PretrainedConfig
     """The output's config."""
     settings: OutputSettings
+    lost: float
+    """The share of a sample text's positions at which a token ends that only the base had."""
     warnings: tuple[str, ...]
 
     def of(self, model: ModelReference) -> list[ModelRows]:
@@ -159,6 +164,7 @@ def plan_output(request: MergeRequest) -> PlannedOutput:
         base_alignment=alignment,
         moves=moves,
         config=complete.config,
+        lost=lost_share(vocabularies.vocabulary(request.base), found.vocabulary),
     )
 
 
@@ -199,6 +205,7 @@ def plan_rows(
         tokens=MappingProxyType(tokens),
         config=planned.config if head.says is None else with_tying(planned.config, head.says),
         settings=settings,
+        lost=planned.lost,
         warnings=tuple(warnings.messages),
     )
 

@@ -72,6 +72,7 @@ def plan_record(
         rows=plan.rows,
         tokens=plan.output.tokens,
         models=[{"model": str(model), "tensors": plan.entries(model)} for model in request.models],
+        lost=plan.lost,
         warnings=plan.inputs.warnings.messages,
     )
     return CompleteRecord(

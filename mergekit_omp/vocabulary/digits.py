@@ -36,12 +36,6 @@ GROUPED = {
     DigitScheme.THREES_FROM_RIGHT: (3, True),
 }
 
-LONGER = (*GROUPED, DigitScheme.WHOLE_RUNS)
-"""Schemes that have tokens of several digits."""
-
-RESTORABLE = " Afterwards `mergekit-omp grow --restore` gives rows of its numbers back."
-"""What a warning adds where the output writes single digits, and the model's own tokenizer did not."""
-
 
 def digit_scheme(tokenizer: Any) -> DigitScheme:
     """The scheme of a `Vocabulary`, or of a transformers tokenizer.
@@ -83,7 +77,6 @@ def digit_mismatch(model: Vocabulary, output: Vocabulary) -> str | None:
     return (
         f"Numbers are cut in different ways: {read[0]}, {read[1]}. Arithmetic suffers most from "
         "that (arXiv 2506.06607), and no method mends all of it."
-        + (RESTORABLE if schemes[1] == DigitScheme.SINGLE and schemes[0] in LONGER else "")
     )
 
 

@@ -141,7 +141,7 @@ def test_embeddings_in_the_place_of_ids_are_refused(llama: Any) -> None:
 
 def test_ids_that_a_caller_knows_can_be_given(llama: Any) -> None:
     """A loop of one's own: `ngrams` with a cache."""
-    from mergekit_omp.growth.over_encoding import windows
+    from mergekit_omp.growth.ngrams import windows
 
     ids = some_ids(1, 8)
     whole = llama(ids).logits[0, -1]

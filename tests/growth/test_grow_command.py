@@ -16,15 +16,16 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner, Result
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from merges import swap
 from readers import OlderTransformers
 from safetensors.torch import load_file, save_file
 from small_models import load
 from tiny_models import some_ids, tiny
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from mergekit_omp.cli import main
-from mergekit_omp.growth import check, grow, over_encoding, shards
+from mergekit_omp.growth import check, grow, ngrams, over_encoding, shards
 from mergekit_omp.models.configs import GROWN
 
 SMALL = ("--over-encoding", "--rows", "9001", "--width", "8")
@@ -152,7 +153,34 @@ def test_it_loads_by_its_own_file_without_this_package(
         )
 
 
-@pytest.mark.parametrize("name", ["Qwen2ForCausalLM", "OlmoeForCausalLM", "GPT2LMHeadModel"])
+def test_the_class_without_tables_does_not_load_it(
+    grown: tuple[Path, str], tmp_path: Path, older: OlderTransformers
+) -> None:
+    """Nor after saving again; the tokenizer needs no trust in code all the same."""
+    load(grown[0])[0].save_pretrained(tmp_path)
+    for path in (grown[0], tmp_path):
+        for kind in ("LlamaForCausalLM", "LlamaModel", "LlamaConfig"):
+            with pytest.raises(
+                StrictDataclassFieldValidationError, match="n-grams: load this with"
+            ):
+                getattr(transformers, kind).from_pretrained(path)
+        with pytest.raises(ValueError, match=r"custom code|Unrecognized"):
+            transformers.AutoModel.from_pretrained(path)
+        assert type(AutoConfig.from_pretrained(path).hidden_size) is int
+    with pytest.raises(RuntimeError, match="str"):
+        older.read(grown[0], ["x"], kind="LlamaForCausalLM", ids=[1])
+    program = f"from transformers import AutoTokenizer as A; A.from_pretrained({str(grown[0])!r})"
+    ran = subprocess.run([sys.executable, "-c", program], stdin=subprocess.DEVNULL)
+    assert ran.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Qwen2ForCausalLM", "OlmoeForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM"),
+        *("GraniteForCausalLM", "DeepseekV3ForCausalLM", "Qwen3NextForCausalLM"),
+    ],
+)
 def test_tied_heads_experts_and_old_names_grow(name: str, tmp_path: Path) -> None:
     tiny(name).save_pretrained(tmp_path / "model")
     result = run(tmp_path / "model", tmp_path / "out", *SMALL, "--rows", 101)
@@ -234,12 +262,12 @@ def test_a_model_that_reads_more_of_its_ids_is_not_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a class would that looks at ids beside embedding them: the check finds it out."""
-    plain = over_encoding.OverEncoding.forward
+    plain = ngrams.OverEncoding.forward
 
     def off(self: Any, embedded: Any, known: Any, scale: Any = 1) -> Any:
         return plain(self, embedded, known, scale) * 1.01
 
-    monkeypatch.setattr(over_encoding.OverEncoding, "forward", off)
+    monkeypatch.setattr(ngrams.OverEncoding, "forward", off)
     assert "does not say what" in refused(source, tmp_path / "out", *SMALL)
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_omp.growth.over_encoding import ExactRows, OverEncoding, windows
+from mergekit_omp.growth.ngrams import ExactRows, OverEncoding, windows
 
 BASE = 1 << 18
 ids = st.lists(st.integers(0, BASE - 1), min_size=1, max_size=9)

@@ -17,8 +17,17 @@ from tiny_models import tiny, tiny_grown
 from transformers import AutoTokenizer
 
 from mergekit_omp.cli import main
-from mergekit_omp.growth.over_encoding import ExactRows, windows
+from mergekit_omp.growth.ngrams import ExactRows, windows
+from mergekit_omp.record.sentences import restoring
 from mergekit_omp.vocabulary import Vocabulary
+from mergekit_omp.vocabulary.lost import (
+    DIGITS,
+    SAMPLE,
+    WORTHWHILE,
+    digit_groups,
+    lost_share,
+    lost_tokens,
+)
 
 
 def run(*words: object) -> Result:
@@ -37,9 +46,8 @@ def two(models: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
     config = write_config(out.with_name("config.yml"), swap(base, donor, "mean"))
     done = CliRunner().invoke(mergekit_yaml, [str(config), str(out)])
     assert done.exit_code == 0, done.output
-    # The merge knows that numbers lost their tokens, and says what to do about it.
+    # The merge knows how much of a text lost its tokens, and says what to do about it.
     assert f"mergekit-omp grow {out} {out}-restored --restore {base}" in done.output
-    assert any("grow --restore" in warning for warning in record(out)["warnings"])
     return base, out
 
 
@@ -78,6 +86,60 @@ def test_lost_tokens_have_their_rows_again(two: tuple[Path, Path], restored: Any
     assert 100 < met <= growth["restored"]
     assert f"{growth['restored']:,} rows of" in restored[1]
     assert f"{growth['hit']:.1%} of the positions" in restored[1]
+
+
+def test_the_merge_tells_the_share_that_growing_finds(
+    two: tuple[Path, Path], restored: Any
+) -> None:
+    """From the tokenizers alone; and the report names the command too."""
+    base, out = two
+    growth = json.loads((restored[0] / "growth.json").read_text())
+    # The sample is a text for growing, and the middle of one for the merge: a token more or less.
+    assert record(out)["lost"] == pytest.approx(growth["hit"], abs=0.005)
+    command = f"mergekit-omp grow out out-restored --restore {base}"
+    for flags in ([], ["--markdown"]):
+        path = out.with_name(f"report-{len(flags)}")
+        result = CliRunner().invoke(main, ["report", str(out), "-o", str(path), *flags])
+        assert result.exit_code == 0, result.output
+        assert command in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("base", "output"),
+    [("llama3", "qwen"), ("byte_level", "sentencepiece_bpe"), ("sentencepiece_bpe", "byte_level")],
+)
+def test_the_share_of_a_text_is_that_of_the_table(
+    base: str, output: str, real_tokenizer: Any
+) -> None:
+    """Of a text that is cut as the tokenizers alone say, by the table that growing would write."""
+    text = (
+        SAMPLE + "In 1987 he counted 2,457 of 12345678 and 12 of 3.14159265358979323846. 5 and 55"
+    )
+    own, theirs = (Vocabulary.from_tokenizer(real_tokenizer(name), name) for name in (base, output))
+    spelled = list(lost_tokens(own, theirs, own.size).values())
+    longest = max(map(len, spelled))
+    ngrams = torch.tensor([[*pieces[::-1], *[-1] * (longest - len(pieces))] for pieces in spelled])
+    ngrams = ngrams[ExactRows.key_of(ngrams).argsort()]
+    entry: dict[str, Any] = {"entries": len(ngrams), "rows": 1, "longest": longest}
+    if group := digit_groups(own, theirs):
+        digits = [i for i, data in enumerate(theirs.content) if data and data.isdigit()]
+        entry |= {"digits": digits, "group": group, "digits_back": DIGITS}
+    assert bool(group) == (base == "llama3")
+    table = ExactRows({**entry, "share": 1.0, "own": 0.0}, 1)
+    table.keys, table.ngrams = ExactRows.key_of(ngrams), ngrams
+    table.rows = torch.arange(len(ngrams))
+    ids = torch.tensor(theirs.segment([text.encode()]))
+    hits = table.find(windows(ids, table.looks_back)) >= 0
+    assert lost_share(own, theirs, text) == pytest.approx(float(hits.float().mean()))
+    assert lost_share(theirs, theirs, text) == 0
+
+
+def test_where_little_is_lost_nothing_is_named() -> None:
+    said = {"base_model": "base", "lost": WORTHWHILE - 1e-4}
+    assert restoring(said, "out") is None
+    assert restoring({"base_model": "base"}, "out") is None
+    found = restoring({**said, "lost": WORTHWHILE}, "an out/")
+    assert found and found[1] == "mergekit-omp grow 'an out/' 'an out-restored' --restore base"
 
 
 def test_generation_with_rows_given_back(restored: Any) -> None:

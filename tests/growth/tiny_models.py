@@ -23,6 +23,32 @@ _SIZES = {
     "eos_token_id": 2,
 }
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+_LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+}
+_STATE = {
+    "head_dim": 8,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "LlamaForCausalLM": ("llama", {}),
     "MistralForCausalLM": ("mistral", {"sliding_window": 6}),
@@ -33,6 +59,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "OlmoeForCausalLM": ("olmoe", _EXPERTS),
     "GPT2LMHeadModel": ("gpt2", {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 128}),
     "Gemma3ForCausalLM": ("gemma3_text", {"head_dim": 8}),
+    # Rows narrower than the model, positions with an offset; rows that are scaled; latent attention;
+    # distances in place of positions; layers with a state in place of a cache.
+    "OPTForCausalLM": ("opt", {"word_embed_proj_dim": 16, "ffn_dim": 48}),
+    "GraniteForCausalLM": ("granite", {"embedding_multiplier": 3.0}),
+    "DeepseekV3ForCausalLM": ("deepseek_v3", _LATENT),
+    "BloomForCausalLM": ("bloom", {"n_layer": 2, "n_head": 4}),
+    "Qwen3NextForCausalLM": ("qwen3_next", _STATE),
 }
 """By class: the type of its config, and what it needs beside sizes."""
 
