@@ -1,11 +1,12 @@
-"""Merges that are killed, and disks that are full: what the output directory holds afterwards.
+"""Runs that are killed, and disks that are full: what the output directory holds afterwards.
 
 A small real merge runs in a forked child of this process, into a fresh directory or into one that
 holds an earlier merge of another layout and vocabulary, and is killed by SIGKILL at its n-th
 operation on the output's files, or by an alarm at a moment drawn at random. Then the directory is loaded with
 transformers and with mergekit. It must be the old model, the new one, or none that loads, with the
 user's own file as it was; and the next merge into it must succeed and leave nothing behind.
-Disks are tmpfs mounts of too few bytes (as root), else a limit on the size of a file.
+Disks are tmpfs mounts of too few bytes (as root), else a limit on the size of a file. `--growing`
+does so with `mergekit-omp grow`, which refuses a directory where a killed run has left files.
 
 Run from the repository: python benchmarks/reliability.py --kills 200 --full-disks 20
 """
@@ -34,7 +35,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
 import transformers
+from click.testing import CliRunner
 from mergekit.common import ModelReference
 from mergekit.io import ShardedTensorIndex
 from mergekit.io.lazy_tensor_loader import LazyTensorLoader
@@ -52,6 +54,10 @@ from small_models import save_model
 from trained_tokenizers import byte_level, sentencepiece_bpe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+import mergekit_omp.growth  # noqa: F401  so that grown models load
+
+GROW = 2
+"""The number of the job that grows the output of the first merge."""
 OWN_FILE, OWN_TEXT = "notes.txt", "the user's own"
 NONE = "none"
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate")
@@ -79,7 +85,17 @@ class World:
 
     def merge(self, which: int, out: Path) -> int:
         """Run one of the two merges; its exit status."""
+        if which == GROW:
+            return self.grow(out)
         return merge_here(self.configs[which], out, *self.options[which]).status
+
+    def grow(self, out: Path) -> int:
+        """Give what the first merge makes tables of n-grams, and rows of its base."""
+        from mergekit_omp.cli import main
+
+        words = ["grow", str(self.folder / "whole0"), str(out), "--over-encoding", "--rows", "1009"]
+        words += ["--restore", str(self.folder / "base")]
+        return int(CliRunner().invoke(main, words).exit_code)
 
 
 def in_a_child(work: Callable[[], Any], limit: float = 600) -> tuple[int, Any]:
@@ -196,17 +212,19 @@ class Study:
 
     world: World
     old: Path
-    whole: tuple[str, str]
+    whole: dict[int, str]
+    """The fingerprint of what each job makes."""
     found: dict[str, Counter[str]]
 
     @classmethod
-    def of(cls, world: World) -> Study:
-        outs = [world.folder / f"whole{i}" for i in range(2)]
-        statuses = [in_a_child(partial(world.merge, i, out))[1] for i, out in enumerate(outs)]
-        assert statuses == [0, 0], statuses
-        marks = [in_a_child(partial(fingerprint, out))[1] for out in outs]
-        assert NONE not in marks and marks[0] != marks[1]
-        return cls(world, world.folder, (marks[0], marks[1]), {})
+    def of(cls, world: World, jobs: Sequence[int] = (0, 1)) -> Study:
+        marks = {}
+        for job in jobs:
+            out = world.folder / f"whole{job}"
+            assert in_a_child(partial(world.merge, job, out))[1] == 0, job
+            marks[job] = in_a_child(partial(fingerprint, out))[1]
+        assert NONE not in marks.values() and len(set(marks.values())) == len(marks)
+        return cls(world, world.folder, marks, {})
 
     def prepared(self, out: Path, old: int | None) -> Path:
         """`out` with the earlier merge `old` and a file of the user's, or without both."""
@@ -237,6 +255,8 @@ class Study:
     def merges_again(self, out: Path, new: int) -> str:
         """What the next merge leaves: nothing but its own and the user's files, as a new model."""
         status = in_a_child(lambda: self.world.merge(new, out))[1]
+        if new == GROW and status != 0:
+            return self.is_left_alone(out)
         left = {path.name for path in out.glob("*")} - {OWN_FILE}
         expected = {path.name for path in (self.world.folder / f"whole{new}").iterdir()}
         verdict = "whole"
@@ -244,18 +264,29 @@ class Study:
             verdict = "WRONG: not the new model"
         elif left != expected:
             verdict = f"WRONG: {sorted(left ^ expected)}"
-        self.found.setdefault("a merge after a killed one", Counter())[verdict] += 1
+        what = "growing" if new == GROW else "a merge"
+        self.found.setdefault(f"{what} after a killed one", Counter())[verdict] += 1
+        return verdict
+
+    def is_left_alone(self, out: Path) -> str:
+        """Growing writes over nothing: it refuses a directory in which files are already."""
+        mark = in_a_child(lambda: fingerprint(out))[1]
+        verdict = {NONE: NONE, self.whole[GROW]: "new"}.get(mark, f"WRONG: {mark}")
+        if not set(os.listdir(out)) - {".mergekit-omp"}:
+            verdict = "WRONG: refused, and nothing is there"
+        self.found.setdefault("growing after a killed one, refused", Counter())[verdict] += 1
         return verdict
 
 
 def kills(study: Study, count: int, rng: random.Random) -> None:
     """Half at operations, spread over all of them, and half at random moments."""
-    situations = [(0, None), (1, None), (1, 0), (0, 1)]
+    merges = [(0, None), (1, None), (1, 0), (0, 1)]
+    situations = [(GROW, None)] if GROW in study.whole else merges
     out = study.world.folder / "killed"
     for i, (new, old) in enumerate(situations):
-        name = (
-            "killed, into a used directory" if old is not None else "killed, into a fresh directory"
-        )
+        name = "killed, into a " + ("used directory" if old is not None else "fresh directory")
+        if new == GROW:
+            name = "growing, killed"
         share = count // len(situations) + (i < count % len(situations))
         if not share:
             continue
@@ -285,7 +316,8 @@ def full_disks(study: Study, count: int) -> None:
     disk = study.world.folder / "disk"
     disk.mkdir()
     for i in range(count):
-        new, old = ((1, 0), (0, 1), (1, None), (0, None))[i % 4]
+        merges = ((1, 0), (0, 1), (1, None), (0, None))
+        new, old = (GROW, None) if GROW in study.whole else merges[i % 4]
         needed = size(study.world.folder / f"whole{new}")
         held = size(study.world.folder / f"whole{old}") if old is not None else 0
         part = int(needed * (i + 0.5) / count)
@@ -312,7 +344,8 @@ def full_disks(study: Study, count: int) -> None:
                 return merge_into(study.world, new, out)
 
             waited, status = in_a_child(work)
-            name = f"full disk ({'tmpfs' if mounted else 'limit on files'})"
+            what = "growing, full disk" if new == GROW else "full disk"
+            name = f"{what} ({'tmpfs' if mounted else 'limit on files'})"
             study.judge(name, out, new, old, status if waited == 0 else None)
             if (out / ".mergekit-omp").exists():
                 study.found[name]["WRONG: litter"] += 1
@@ -324,10 +357,11 @@ def full_disks(study: Study, count: int) -> None:
 
 def merge_into(world: World, which: int, out: Path) -> int:
     """As `World.merge`, with the YAML on another disk than the output."""
-    from click.testing import CliRunner
     from mergekit.scripts.run_yaml import main
     from merges import write_config
 
+    if which == GROW:
+        return world.grow(out)
     path = write_config(world.folder / "full.yml", world.configs[which])
     result = CliRunner().invoke(main, [str(path), str(out), "--quiet", *world.options[which]])
     return int(result.exit_code)
@@ -338,12 +372,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=200, help="merges to kill (default: 200)")
     parser.add_argument("--full-disks", type=int, default=20, help="disks to fill (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (default: 0)")
+    parser.add_argument("--growing", action="store_true", help="`grow` in the place of merges")
     chosen = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         waited, world = in_a_child(lambda: World.build(Path(folder)))
         assert waited == 0, "the models could not be made"
-        study = Study.of(world)
+        study = Study.of(world, (0, GROW) if chosen.growing else (0, 1))
         kills(study, chosen.kills, random.Random(chosen.seed))
         full_disks(study, chosen.full_disks)
     print(f"{platform.platform()}, Python {platform.python_version()}\n")

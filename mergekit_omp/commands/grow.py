@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 
 def _orders(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -13,6 +14,17 @@ def _orders(_context: click.Context, _parameter: click.Parameter, value: str) ->
         return tuple(int(order) for order in value.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 2,3") from error
+
+
+_BELONG = {
+    "orders": "--over-encoding",
+    "rows": "--over-encoding",
+    "width": "--over-encoding",
+    "splits": "--over-encoding",
+    "share": "--restore",
+    "texts": "--restore",
+}
+"""Options that say how another one is done."""
 
 
 @click.command()
@@ -61,7 +73,9 @@ def _orders(_context: click.Context, _parameter: click.Parameter, value: str) ->
     help="Add N heads for the tokens after the next. Untrained they predict nothing.",
 )
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.pass_context
 def grow(
+    context: click.Context,
     model: str,
     out: str,
     over_encoding: bool,
@@ -90,6 +104,12 @@ def grow(
         raise click.UsageError(
             "Say what to add: --over-encoding, --restore BASE, --over-decoding N, or several."
         )
+    chosen = {"--over-encoding": over_encoding, "--restore": restore is not None}
+    for parameter in context.command.params:
+        wanted = _BELONG.get(str(parameter.name))
+        source = context.get_parameter_source(str(parameter.name))
+        if wanted and not chosen[wanted] and source is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{parameter.opts[0]} says nothing without {wanted}.")
     from mergekit_omp.growth.grow import check_destination, plan, write
     from mergekit_omp.growth.restore import RestoreSettings, read_texts
     from mergekit_omp.growth.settings import TableSettings

@@ -26,7 +26,7 @@ from mergekit_omp.growth.settings import TableSettings, settings_entry
 from mergekit_omp.growth.shards import NewTensor, copy_file, grouped, write_tensors
 from mergekit_omp.growth.source import SourceModel, config_text, open_source
 from mergekit_omp.outside.files import read_text
-from mergekit_omp.transplant.staging import HIDDEN, OutputDirectory, disk_errors
+from mergekit_omp.transplant.staging import HIDDEN, OutputDirectory, disk_errors, is_interrupted
 from mergekit_omp.vocabulary.lost import SAMPLE
 
 RECORD = "growth.json"
@@ -134,6 +134,11 @@ def _tables(source: SourceModel, entry: dict[str, Any], settings: TableSettings)
 def check_destination(out: str) -> None:
     """Refuse an output directory that holds anything: growing writes over nothing."""
     if os.path.lexists(out) and (not os.path.isdir(out) or set(os.listdir(out)) - {HIDDEN}):
+        if is_interrupted(out):
+            raise TransplantError(
+                f"{out} has files of a run that was killed, or is still running. Remove the folder, "
+                "or name another."
+            )
         raise TransplantError(f"{out} is there already. Name a new or an empty folder.")
 
 
@@ -144,6 +149,7 @@ def write(growth: Growth, out: str, *, progress: bool, told: Callable[[str], Non
     directory.open()
     stage = Path(directory.stage)
     try:
+        _check_room(out, stage, growth.size)
         with disk_errors(out):
             size = growth.source.size + growth.size
             with tqdm(
@@ -165,6 +171,16 @@ def write(growth: Growth, out: str, *, progress: bool, told: Callable[[str], Non
         directory.close()
     beside = " where no row was given back" if growth.hit is not None else ""
     told(f"Logits of {checked} tokens are equal to the bit{beside}.")
+
+
+def _check_room(out: str, stage: Path, size: int) -> None:
+    """Refuse what cannot fit before a disk is full of it. Copied files may share their blocks."""
+    free = shutil.disk_usage(stage).free
+    if size > free:
+        raise TransplantError(
+            f"There is no room in {out}: {size / 1e6:,.1f} MB are added, and {free / 1e6:,.1f} MB are "
+            "free. Name another folder, or fewer --rows."
+        )
 
 
 def _write_weights(growth: Growth, stage: Path, told: Callable[[int], object]) -> None:

@@ -201,6 +201,11 @@ def test_rows_and_orders_that_make_no_hash_are_refused(source: Path, tmp_path: P
     assert "or one twice" in refused(source, out, *SMALL, "--orders", "2,2")
     assert "is not a list" in refused(source, out, *SMALL, "--orders", "2;3", status=2)
     assert "--over-encoding" in refused(source, out, status=2)
+    assert "--share says nothing without" in refused(source, out, *SMALL, "--share", 1, status=2)
+    said = refused(source, out, "--over-decoding", 1, "--rows", 9001, status=2)
+    assert "--rows says nothing without --over-encoding" in said
+    # Known before a disk is full of zeros.
+    assert "MB are free" in refused(source, out, "--over-encoding", "--rows", 10**12 + 39)
     assert not out.exists()
 
 
@@ -347,6 +352,10 @@ def test_what_a_killed_run_left_is_no_hindrance(source: Path, tmp_path: Path) ->
     (tmp_path / "out" / ".mergekit-omp" / "out").mkdir(parents=True)
     assert run(source, tmp_path / "out", *SMALL).exit_code == 0
     assert (tmp_path / "out" / "config.json").is_file()
+    # Killed while it was moved into place: not to be taken for the user's own files.
+    (tmp_path / "half" / ".mergekit-omp").mkdir(parents=True)
+    (tmp_path / "half" / "README.md").touch()
+    assert "of a run that was killed" in refused(source, tmp_path / "half", *SMALL)
 
 
 def test_new_tensors_are_files_that_safetensors_reads(tmp_path: Path) -> None:
