@@ -6,7 +6,7 @@ from typing import Any
 
 from mergekit_omp.outside.display import in_markdown
 
-TITLE = "## Over-Encoding"
+TITLE = "## Grown"
 
 
 def with_growth(card: str | None, growth: dict[str, Any]) -> str:
@@ -17,45 +17,52 @@ def with_growth(card: str | None, growth: dict[str, Any]) -> str:
 
 
 def section(growth: dict[str, Any]) -> str:
-    """What was added, how to load it, and what it is for."""
-    tables = growth["tables"]
+    """What was added, what it is for, and how to load it."""
+    beside = " where no row was given back" if "restored" in growth else ""
     lines = [
         TITLE,
         "",
-        f"[mergekit-omp](https://pypi.org/project/mergekit-omp/) {growth['version']} added input "
-        f"tables to {in_markdown(growth['name'])}, after [Over-Tokenized "
-        "Transformers](https://arxiv.org/abs/2501.16975):",
+        f"[mergekit-omp](https://pypi.org/project/mergekit-omp/) {growth['version']} added "
+        f"{growth['parameters']} parameters to {in_markdown(growth['name'])}:",
         "",
-    ]
-    if tables:
-        lines += ["| n-grams of | rows | width |", "|---:|---:|---:|"]
-        lines += [f"| {t['order']} | {t['rows']} | {growth['width']} |" for t in tables]
-        lines += [
-            "",
-            f"These are {growth['parameters']} parameters, zero where it matters: until it is "
-            f"trained further, the model says exactly what it said before (logits of "
-            f"{growth['checked_tokens']} tokens were compared to the bit).",
-        ]
-    if "further_heads" in growth:
-        lines += [
-            "",
-            f"{growth['further_heads']} further heads predict the tokens after the next once they are "
-            "trained; until then they predict nothing.",
-        ]
-    if "restored" in growth:
-        lines += [
-            "",
-            f"{growth['restored']} tokens of the base, which this tokenizer cuts into several, have "
-            f"the base's own rows again where their pieces stand together (a share of "
-            f"{growth['share']:g}). No training was involved.",
-        ]
-    lines += [
+        *added(growth),
+        "",
+        f"Logits of {growth['checked_tokens']} tokens were compared{beside}, and are those of before to "
+        "the bit.",
         "",
         "```python",
-        "import mergekit_omp.growth  # or trust_remote_code=True in the next line",
         "from transformers import AutoModelForCausalLM",
         "",
-        'model = AutoModelForCausalLM.from_pretrained("...")',
+        'model = AutoModelForCausalLM.from_pretrained("...", trust_remote_code=True)',
         "```",
+        "",
+        "Where mergekit-omp is installed, `import mergekit_omp.growth` takes the place of "
+        "`trust_remote_code`. Other classes do not load this model, since they would leave out what "
+        "was added.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def added(growth: dict[str, Any]) -> list[str]:
+    """One item for each thing that was added."""
+    items: list[str] = []
+    if tables := growth["tables"]:
+        sizes = ", ".join(f"{t['rows']} rows of {growth['width']} for {t['order']}" for t in tables)
+        items.append(
+            "* tables of the n-grams that end in each token ([Over-Tokenized "
+            f"Transformers](https://arxiv.org/abs/2501.16975); {sizes} tokens). They are zero: until "
+            "they are trained, they change nothing."
+        )
+    if "restored" in growth:
+        items.append(
+            f"* {growth['restored']} rows of the base, for tokens that this tokenizer cuts into "
+            "several: they stand where the pieces of such a token stand together (a share of "
+            f"{growth['share']:g}), at {growth['hit']:.1%} of the positions of a sample text. No "
+            "training was involved."
+        )
+    if "further_heads" in growth:
+        items.append(
+            f"* {growth['further_heads']} heads for the tokens after the next. Until they are trained "
+            "they predict nothing."
+        )
+    return items
