@@ -56,8 +56,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import mergekit_omp.growth  # noqa: F401  so that grown models load
 
-GROW = 2
-"""The number of the job that grows the output of the first merge."""
+GROW = 2  # the number of the job that grows what the first merge makes
 OWN_FILE, OWN_TEXT = "notes.txt", "the user's own"
 NONE = "none"
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate")
@@ -93,7 +92,7 @@ class World:
         """Give what the first merge makes tables of n-grams, and rows of its base."""
         from mergekit_omp.cli import main
 
-        words = ["grow", str(self.folder / "whole0"), str(out), "--over-encoding", "--rows", "1009"]
+        words = ["grow", str(self.folder / "whole0"), str(out), "--over-encoding", "--rows", "9001"]
         words += ["--restore", str(self.folder / "base")]
         return int(CliRunner().invoke(main, words).exit_code)
 
@@ -271,7 +270,7 @@ class Study:
     def is_left_alone(self, out: Path) -> str:
         """Growing writes over nothing: it refuses a directory in which files are already."""
         mark = in_a_child(lambda: fingerprint(out))[1]
-        verdict = {NONE: NONE, self.whole[GROW]: "new"}.get(mark, f"WRONG: {mark}")
+        verdict = {NONE: NONE, self.whole[GROW]: "new"}.get(mark, "WRONG: " + mark)
         if not set(os.listdir(out)) - {".mergekit-omp"}:
             verdict = "WRONG: refused, and nothing is there"
         self.found.setdefault("growing after a killed one, refused", Counter())[verdict] += 1
