@@ -102,6 +102,17 @@ def test_a_static_cache_and_a_cache_that_goes_on(llama: Any) -> None:
     assert torch.equal(goes_on, greedy)
 
 
+def test_a_compiled_model_answers_the_same(llama: Any) -> None:
+    ids = some_ids(2, 8)
+    with torch.no_grad():
+        compiled = torch.compile(llama, backend="eager")
+        assert torch.allclose(compiled(ids).logits, llama(ids).logits, atol=1e-5)
+        known = llama.ngrams_of(ids)
+        whole = torch.compile(llama, backend="eager", fullgraph=True)
+        found = whole(input_ids=ids, ngrams=known, use_cache=False).logits
+        assert torch.allclose(found, llama(ids).logits, atol=1e-5)
+
+
 def test_what_is_not_known_is_an_error(llama: Any) -> None:
     ids = some_ids(1, 8)
     cache = llama(ids, use_cache=True).past_key_values
@@ -121,6 +132,8 @@ def test_what_is_not_known_is_an_error(llama: Any) -> None:
         llama(ids, attention_mask=torch.ones(1, 1, 8, 8))
     with pytest.raises(ValueError, match="prefill_chunk_size"):
         llama.generate(ids, prefill_chunk_size=3, max_new_tokens=2)
+    with pytest.raises(ValueError, match="cache of 1 tokens"):
+        llama.generate(ids, guidance_scale=1.5, max_new_tokens=3)
     with pytest.raises(ValueError, match="has the shape"):
         llama(ids, ngrams=torch.zeros(1, 8, 2, dtype=torch.long))
 
