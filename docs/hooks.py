@@ -32,10 +32,14 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the page of configs."""
     parts = [
         "# Configs\n",
-        "The files of `configs/`, each of which runs as it is; [recipes](recipes.md) tells when to "
+        "The files of `configs/`, each of which runs as it is; [recipes](recipes.md) tell when to "
         "use which.\n",
     ]
-    for path in sorted((_root(config) / "configs").glob("*.yml")):
+    recipes = (Path(config.docs_dir) / "recipes.md").read_text(encoding="utf-8")
+    # In the order of the recipes, which begin with the simplest.
+    for path in sorted(
+        (_root(config) / "configs").glob("*.yml"), key=lambda path: recipes.index(path.name)
+    ):
         lines = path.read_text(encoding="utf-8").rstrip().splitlines()
         # What the file says of itself reads better as a sentence than as a comment.
         said = list(takewhile(lambda line: line.startswith("#"), lines))
