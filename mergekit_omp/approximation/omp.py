@@ -25,8 +25,6 @@ from mergekit_omp.pursuit.problem import PRECISION, Problem, clamped, prepare
 
 PAPER_K = 64
 LEAST_K = 8
-OF_DIMENSION = 32
-"""As in the paper, whose rows have about 2,048 numbers: the share of the dimension."""
 
 
 class Omp(AnchorCoding, frozen=True):
@@ -45,7 +43,7 @@ class Omp(AnchorCoding, frozen=True):
     k: PositiveInt | None = Field(
         default=None,
         description="How many anchors a token may be a combination of, at most. [default: a "
-        "32nd of the donor's dimension, from 8 to 64]",
+        "16th of the donor's dimension, from 8 to 64]",
     )
     paper: bool = Field(
         default=False,
@@ -71,7 +69,7 @@ class Omp(AnchorCoding, frozen=True):
 
     def sparsity(self, dimension: int, anchors: int) -> int:
         """The `k` in force: how many of so many anchors a token may use at most."""
-        wanted = PAPER_K if self.paper else min(max(dimension // OF_DIMENSION, LEAST_K), PAPER_K)
+        wanted = PAPER_K if self.paper else min(max(dimension // 16, LEAST_K), PAPER_K)
         return clamped(wanted if self.k is None else self.k, anchors, dimension)
 
     def clamped(self, sizes: Sizes) -> Omp:

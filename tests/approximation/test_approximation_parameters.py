@@ -55,8 +55,8 @@ def test_the_mission_comes_first() -> None:
 @pytest.mark.parametrize(
     ("dimension", "anchors", "k"),
     [
-        *[(4, 900, 4), (100, 900, 8), (256, 900, 8), (384, 900, 12), (896, 900, 28)],
-        *[(2048, 900, 64), (4096, 300, 64), (2048, 5, 5)],
+        *[(4, 900, 4), (100, 900, 8), (160, 900, 10), (256, 900, 16), (896, 900, 56)],
+        *[(1024, 900, 64), (4096, 300, 64), (2048, 5, 5)],
     ],
 )
 def test_the_default_k_follows_the_dimension(dimension: int, anchors: int, k: int) -> None:
