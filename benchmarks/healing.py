@@ -160,8 +160,9 @@ def tables(results: Sequence[Healed], ceilings: dict[str, Healed]) -> str:
         low, high = result.interval
         cells.append(f"{result.curve[0] - result.best:.3f} [{low:.3f}, {high:.3f}]")
         lines.append(f"| {arrow(result.pair)} | {result.start} | " + " | ".join(cells) + " |")
-    lines += ["", "| pair | start | steps to what `kriging` has untrained | steps to its end |"]
-    lines += ["|---|---|---:|---:|"]
+    lines += ["", "| pair | start | steps to what `kriging` has untrained | steps to its best |"]
+    lines[-1] += " `kriging`'s steps to the best of this start |"
+    lines += ["|---|---|---:|---:|---:|"]
     for pair in dict.fromkeys(result.pair for result in results):
         of_pair = {result.start: result for result in results if result.pair == pair}
         if "kriging" not in of_pair:
@@ -169,8 +170,9 @@ def tables(results: Sequence[Healed], ceilings: dict[str, Healed]) -> str:
         best = of_pair["kriging"]
         for start, result in of_pair.items():
             reached = [result.steps_to(best.curve[0]), result.steps_to(best.best)]
+            reached.append(best.steps_to(result.best))
             cells = [str(step) if step is not None else "not reached" for step in reached]
-            lines.append(f"| {arrow(pair)} | {start} | {cells[0]} | {cells[1]} |")
+            lines.append(f"| {arrow(pair)} | {start} | " + " | ".join(cells) + " |")
     if ceilings:
         lines += ["", "| pair | own tokenizer | zero | ceiling | steps | " + "shares of it |"]
         lines += ["|---|---:|---:|---:|---:|---|"]
