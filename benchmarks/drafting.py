@@ -47,7 +47,7 @@ TARGET = ModelSpec(
     architecture=Architecture(hidden_size=256, layers=4, heads=4, intermediate_size=704),
     training=replace(DEMO.donor.training, steps=600, learning_rate=3e-3),
 )
-GUESSES, PROMPT, LENGTH = 5, 24, 40
+GUESSES, PROMPT, LENGTH = 5, 24, 32
 WINDOW = 128
 """Tokens of each text that the target writes."""
 
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="where the demo's models are kept")
     parser.add_argument("--steps", type=int, default=200, help="of each training")
     parser.add_argument("--texts", type=int, default=600, help="that the target writes")
-    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--prompts", type=int, default=12)
     arguments = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
