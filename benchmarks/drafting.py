@@ -9,6 +9,7 @@ prompts, five guesses at a time. What was made or measured once stays in DIR.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -47,6 +48,7 @@ TARGET = ModelSpec(
     architecture=Architecture(hidden_size=256, layers=4, heads=4, intermediate_size=704),
     training=replace(DEMO.donor.training, steps=600, learning_rate=3e-3),
 )
+METHODS = ("mean", "omp", "kriging")
 GUESSES, PROMPT, LENGTH = 5, 24, 32
 WINDOW = 128
 """Tokens of each text that the target writes."""
@@ -240,47 +242,51 @@ def main() -> None:
     windows, unseen = written[:-100], written[-100:]
     texts = parted(tokenizer.batch_decode(windows, skip_special_tokens=True))
 
-    def trained(start: Path) -> list[tuple[str, Path]]:
+    def healed(start: Path) -> Path:
         new_rows = out / f"{start.name}-healed-{steps}"
         if not new_rows.exists():
             healing = Settings(steps=steps, context=WINDOW, patience=steps)
             heal(str(start), str(new_rows), texts, healing, progress=True)
-        further = train(
-            start, out / f"{start.name}-trained-{steps}", windows, steps, next_token, 1e-3
-        )
-        taught = train(
-            start, out / f"{start.name}-taught-{steps}", windows, steps, like(target), 1e-3
-        )
-        return [
-            ("new rows trained (`heal`)", new_rows),
-            ("all trained, on the text", further),
-            ("all trained, on the target's probabilities", taught),
-        ]
+        return new_rows
 
-    rows = []
-    for method in ("mean", "omp", "kriging"):
-        path = swap(base, at, out / method, method, ())
-        rows.append((f"`{method}`", path))
-    rows += [(f"`kriging`, {how}", path) for how, path in trained(out / "kriging")]
+    def trained(start: Path, how: str, loss: Loss) -> Path:
+        return train(start, out / f"{start.name}-{how}-{steps}", windows, steps, loss, 1e-3)
+
+    swapped = {method: swap(base, at, out / method, method, ()) for method in METHODS}
+    whole = swapped["kriging"]
     short = swap(base, at, out / "short", "kriging", ((0, 1), (2, 3)))
-    rows.append(("`kriging`, two of three layers", short))
-    rows += [(f"two of three layers, {how}", path) for how, path in trained(short)[1:]]
+    makers: list[tuple[str, Callable[[], Path]]] = [
+        *((f"`{method}`", functools.partial(Path, path)) for method, path in swapped.items()),
+        ("`kriging`, new rows trained (`heal`)", lambda: healed(whole)),
+        ("`kriging`, trained on the text", lambda: trained(whole, "trained", next_token)),
+        (
+            "`kriging`, trained on the target's probabilities",
+            lambda: trained(whole, "taught", like(target)),
+        ),
+        ("two of three layers", lambda: short),
+        ("two of three layers, trained on the text", lambda: trained(short, "trained", next_token)),
+        (
+            "two of three layers, trained on the target's probabilities",
+            lambda: trained(short, "taught", like(target)),
+        ),
+    ]
     prompts = starts(corpus.held_out, PROMPT, arguments.prompts)
-    print(f"target {size_of(target)}, draft {size_of(load(out / 'kriging'))} parameters")
+    print(f"target {size_of(target)}, draft {size_of(load(whole))} parameters")
     print("| draft | agreement | tokens a pass | guesses taken | tokens a pass | guesses taken |")
     print("|---|---:|---:|---:|---:|---:|")
-    for label, path in rows:
+    for label, made in makers:
+        path = made()
         kept = path.with_name(f"{path.name}-{len(prompts)}.json")
         if not kept.exists():
             draft = load(path)
-            measured = {
+            result = {
                 "agreement": agreement(target, draft, unseen),
                 "drafted": [asdict(drafted(target, draft, prompts, s)) for s in (False, True)],
             }
-            kept.write_text(json.dumps(measured), encoding="utf-8")
-        measured = json.loads(kept.read_text(encoding="utf-8"))
-        cells = [f"{measured['agreement']:.1%}"]
-        for found in (Drafted(**counts) for counts in measured["drafted"]):
+            kept.write_text(json.dumps(result), encoding="utf-8")
+        result = json.loads(kept.read_text(encoding="utf-8"))
+        cells = [f"{result['agreement']:.1%}"]
+        for found in (Drafted(**counts) for counts in result["drafted"]):
             cells += [f"{found.written / found.passes:.2f}", f"{found.taken:.0%}"]
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}")

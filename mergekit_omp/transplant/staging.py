@@ -28,7 +28,7 @@ except ImportError:  # Windows has no such locks: two merges into one directory 
 LOG = logging.getLogger(__name__)
 
 HIDDEN = ".mergekit-omp"
-_LOCK, _OLD = "lock", "old"
+_LOCK, _NEW, _OLD = "lock", "new", "old"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # By which a reader knows a model, before anything else: gone first, back last.
@@ -62,8 +62,8 @@ class OutputDirectory:
     def __init__(self, path: str):
         self.path = path
         self.hidden = os.path.join(path, HIDDEN)
-        # The last name is the output's own: mergekit calls the model by it.
-        self.stage = os.path.join(self.hidden, os.path.basename(os.path.abspath(path)))
+        # The last name is the output's own: mergekit calls the model by it. It may be any.
+        self.stage = os.path.join(self.hidden, _NEW, os.path.basename(os.path.abspath(path)))
         self._lock: int | None = None
         self._made = False
         self._kept = False
@@ -83,7 +83,7 @@ class OutputDirectory:
             for name in os.listdir(self.hidden):
                 if name != _LOCK:
                     _remove(os.path.join(self.hidden, name))
-            os.mkdir(self.stage)
+            os.makedirs(self.stage)
         except OSError as error:
             self.close()
             raise TransplantError(
@@ -182,7 +182,7 @@ class OutputDirectory:
 
 def destination(stage: str) -> str:
     """The output directory that a merge into `stage` is for; any other path is its own."""
-    hidden = os.path.dirname(stage)
+    hidden = os.path.dirname(os.path.dirname(stage))
     return os.path.dirname(hidden) if os.path.basename(hidden) == HIDDEN else stage
 
 

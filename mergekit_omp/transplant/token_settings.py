@@ -128,10 +128,13 @@ def _rows_of(
 ) -> tuple[int, ...]:
     """The row of a token, or the rows of a sequence such as `<|im_start|>user`; else empty.
 
-    A sequence must contain a control token, so that a misspelt token is not taken for one.
+    A token is named by its string, or by the text that it stands for. A sequence must contain a
+    control token, so that a misspelt token is not taken for one.
     """
     if wanted in vocabulary.strings:
         return (vocabulary.strings.index(wanted),)
+    if wanted.encode() in vocabulary.representatives:
+        return (vocabulary.representatives[wanted.encode()],)
     control = (vocabulary.strings[i] for i in (vocabulary.kinds == Kind.CONTROL).nonzero()[0])
     if not any(string and string in wanted for string in control):
         return ()

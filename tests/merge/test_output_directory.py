@@ -215,3 +215,12 @@ def test_a_plain_merge_over_an_output_and_the_report(
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)
     assert "a later merge (passthrough) was written over the one" in done.output
+
+
+@pytest.mark.parametrize("name", ["old", "lock", "new"])
+def test_an_output_may_have_any_name(name: str, base: Path, donor: Path, merge: Any) -> None:
+    """Names among them that the directory of an unfinished merge has for itself."""
+    for _ in range(2):
+        out = merge(swap(base, donor, "mean"), name)
+        load(out)
+        assert not (out / HIDDEN).exists()

@@ -51,3 +51,14 @@ def test_a_misspelt_token_is_no_sequence(
 ) -> None:
     said = refusal(config(chat, "<|im_strat|>"))
     assert "'<|im_strat|>'" in said and "does not have" in said
+
+
+def test_a_token_may_be_named_by_the_text_that_it_stands_for(
+    chat: tuple[Path, Path], merge: Callable[..., Path]
+) -> None:
+    """A line break is `Ċ` in one vocabulary and `<0x0A>` in another."""
+    out = merge(config(chat, "\n"))
+    _, own = load(chat[0])
+    at, source = load(out)[1].convert_tokens_to_ids("<|user|>"), own.convert_tokens_to_ids("Ċ")
+    for made, rows in zip(matrices(out), matrices(chat[0]), strict=True):
+        assert torch.equal(made[at], rows[source])

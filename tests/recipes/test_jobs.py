@@ -13,9 +13,10 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from merges import merge_here
+from merges import merge_here, swap
 from recipes.cookbook import SMALL, with_small
 from safetensors.torch import load_file
+from small_models import matrices
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_omp.cli import main
@@ -73,6 +74,17 @@ def test_a_draft_is_faster_and_changes_no_word(work: Workshop, small: Any) -> No
     assert torch.equal(alone, names["tokens"])
     assert len(names["passes"]) > 0
     assert names["draft"].config.vocab_size == target.config.vocab_size >= len(tokenizer)
+
+
+def test_a_draft_of_the_targets_own_family_gets_its_padding(
+    models: Any, merge: Callable[..., Path]
+) -> None:
+    base = models("own", "byte_level")
+    target = models("large", "byte_level", hidden=48, rows=2048, seed=1)
+    out = merge(swap(base, target, "kriging", parameters={"match_donor_rows": True}))
+    for made, own in zip(matrices(out), matrices(base), strict=True):
+        assert len(made) == 2048 > len(own)
+        assert torch.equal(made[: len(own)], own)
 
 
 def test_distillation_brings_the_student_to_the_teacher(work: Workshop) -> None:
