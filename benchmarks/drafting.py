@@ -48,7 +48,7 @@ TARGET = ModelSpec(
     architecture=Architecture(hidden_size=256, layers=4, heads=4, intermediate_size=704),
     training=replace(DEMO.donor.training, steps=600, learning_rate=3e-3),
 )
-METHODS = ("mean", "omp", "kriging")
+METHODS = ("kriging", "omp", "mean")
 GUESSES, PROMPT, LENGTH = 5, 24, 32
 WINDOW = 128
 """Tokens of each text that the target writes."""
@@ -256,7 +256,7 @@ def main() -> None:
     whole = swapped["kriging"]
     short = swap(base, at, out / "short", "kriging", ((0, 1), (2, 3)))
     makers: list[tuple[str, Callable[[], Path]]] = [
-        *((f"`{method}`", functools.partial(Path, path)) for method, path in swapped.items()),
+        ("`kriging`", lambda: whole),
         ("`kriging`, new rows trained (`heal`)", lambda: healed(whole)),
         ("`kriging`, trained on the text", lambda: trained(whole, "trained", next_token)),
         (
@@ -269,6 +269,7 @@ def main() -> None:
             "two of three layers, trained on the target's probabilities",
             lambda: trained(short, "taught", like(target)),
         ),
+        *((f"`{method}`", functools.partial(Path, swapped[method])) for method in ("omp", "mean")),
     ]
     prompts = starts(corpus.held_out, PROMPT, arguments.prompts)
     print(f"target {size_of(target)}, draft {size_of(load(whole))} parameters")
