@@ -98,7 +98,7 @@ def grow(
 
     \b
         mergekit-omp grow out/ grown/ --over-encoding
-        mergekit-omp grow out/ restored/ --restore Qwen/Qwen2.5-0.5B
+        mergekit-omp grow out/ restored/ --restore meta-llama/Llama-3.2-1B
     """
     if not over_encoding and restore is None and not over_decoding:
         raise click.UsageError(

@@ -68,6 +68,8 @@ def plan(
     """What growing the model would add. TransplantError where it cannot be grown."""
     source = open_source(name)
     entry = settings_entry(source.class_name, source.rows, tables)
+    if source.embed_scale != 1:
+        entry["embed_scale"] = source.embed_scale
     tensors = _tables(source, entry, tables) if tables else []
     hit = None
     if restore:

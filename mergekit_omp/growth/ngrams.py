@@ -123,6 +123,8 @@ class OverEncoding(nn.Module):
     def __init__(self, settings: dict[str, Any], dim: int):
         super().__init__()
         self.hash_base = settings["hash_base"]
+        self.embed_scale: float = settings.get("embed_scale", 1.0)
+        """What the input embedding multiplied its rows by when the tables were added."""
         self.shapes: list[dict[str, int]] = settings["tables"]
         self.longest = max([1, *(shape["order"] for shape in self.shapes)])
         self.tables = nn.ModuleList(
@@ -144,18 +146,25 @@ class OverEncoding(nn.Module):
             power = power * self.hash_base % rows
         return total
 
-    def forward(self, embedded: torch.Tensor, known: torch.Tensor, scale: Any = 1) -> torch.Tensor:
-        """Embeddings with what n-grams add. `scale`: by which the embedding multiplies its rows.
+    def forward(
+        self, embedded: torch.Tensor, known: torch.Tensor, scale: Any = None
+    ) -> torch.Tensor:
+        """Embeddings with what n-grams add.
 
         Args:
             embedded: [batch, length, dim], the tokens' own.
             known: [batch, length, longest], as from `windows`.
+            scale: by which the embedding multiplies its rows, where it does. A release of
+                transformers may have the layer after it do so (Gemma 2 in 4.57); then what tables
+                add is multiplied as well, and is divided by it before.
         """
+        later = self.embed_scale if scale is None else 1.0
+        scale = 1 if scale is None else scale
         if self.exact is not None:
             embedded = self.exact(embedded, known, scale)
         for shape, table, projection in zip(
             self.shapes, self.tables, self.projections, strict=True
         ):
             rows = table(self.hashed(known, shape["order"], shape["rows"]))
-            embedded = embedded + projection(rows).to(embedded.dtype)
+            embedded = embedded + (projection(rows) / later).to(embedded.dtype)
         return embedded

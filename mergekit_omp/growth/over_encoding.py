@@ -122,7 +122,7 @@ class OverEncodedGenerationMixin(OverDecodes, GenerationMixin):
             )
         embedding = self.get_input_embeddings()
         embedded = embedding(ids, ngrams_follow=True)
-        scale = getattr(embedding, "embed_scale", 1)
+        scale = getattr(embedding, "embed_scale", None)
         return {**inputs, "inputs_embeds": self.over_encoding(embedded, known, scale)}
 
     def _known(self, ids: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:

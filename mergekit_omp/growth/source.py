@@ -69,6 +69,8 @@ class SourceModel:
     rows: int
     """Of the input embedding."""
     dim: int
+    embed_scale: float
+    """What the input embedding multiplies its rows by."""
     dtype: torch.dtype
     parameters: int
     size: int
@@ -99,7 +101,7 @@ def open_source(name: str) -> SourceModel:
                 snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
             )
     _refuse_grown(str(folder))
-    class_name, embedding, head = _class_of(name, config)
+    class_name, embedding, head, scale = _class_of(name, config)
     check_weights(folder, "The model")
     shards = _shards(name, folder)
     headers = {
@@ -127,6 +129,7 @@ def open_source(name: str) -> SourceModel:
         head_bias=_named(f"{head}.bias", headers) if head else None,
         rows=headers[entry][1][0],
         dim=headers[entry][1][1],
+        embed_scale=scale,
         dtype=dtype,
         parameters=sum(_count(shape) for _, shape in headers.values()),
         size=sum((folder / file).stat().st_size for file in shards),
@@ -141,8 +144,9 @@ def _refuse_grown(name: str) -> None:
         )
 
 
-def _class_of(name: str, config: PretrainedConfig) -> tuple[str, str, str | None]:
-    """The model's class, the name of its input embedding's weight, and its head's, if that is plain."""
+def _class_of(name: str, config: PretrainedConfig) -> tuple[str, str, str | None, float]:
+    """The model's class, the names of its input embedding's weight and of its head if that is plain,
+    and what the embedding multiplies its rows by."""
     remedy = "Grow a decoder-only language model of a class that transformers itself has."
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise TransplantError(
@@ -169,7 +173,9 @@ def _class_of(name: str, config: PretrainedConfig) -> tuple[str, str, str | None
     names = {id(module): n for n, module in model.named_modules()}
     head = model.get_output_embeddings()
     plain = names[id(head)] if isinstance(head, nn.Linear) else None
-    return wanted.__name__, f"{names[id(embedding)]}.weight", plain
+    # A scale that is a tensor is on no device here, and its number beside it.
+    scale = getattr(embedding, "scalar_embed_scale", getattr(embedding, "embed_scale", 1.0))
+    return wanted.__name__, f"{names[id(embedding)]}.weight", plain, float(scale)
 
 
 def _shards(name: str, folder: Path) -> dict[str, list[str]]:

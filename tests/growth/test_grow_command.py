@@ -152,6 +152,29 @@ def test_it_loads_by_its_own_file_without_this_package(
         )
 
 
+def test_tables_mean_the_same_where_rows_are_scaled_elsewhere(
+    models: Any, tmp_path: Path, older: OlderTransformers
+) -> None:
+    """Gemma 2: transformers 5 scales rows in the embedding, and 4.57 after it."""
+    sizes = {"layers": 1, "hidden": 16, "head_dim": 8, "attn_logit_softcapping": None}
+    source = models("gemma2", "byte_level", model_type="gemma2", tied=True, **sizes)
+    assert run(source, tmp_path / "out", *SMALL).exit_code == 0
+    model, tokenizer = load(tmp_path / "out")
+    assert model.config.over_encoding["embed_scale"] == 4
+    for table in model.over_encoding.tables:
+        torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(tmp_path / "trained")
+    tokenizer.save_pretrained(tmp_path / "trained")
+    file = tmp_path / "trained" / "tokenizer_config.json"
+    settings = json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    file.write_text(json.dumps(settings))
+    ids = list(range(9))
+    theirs = older.read(tmp_path / "trained", ["x"], trust=True, ids=ids)
+    with torch.no_grad():
+        ours = model(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(torch.tensor(theirs["logits"]), ours, rtol=1e-3, atol=1e-3)
+
+
 def test_the_class_without_tables_does_not_load_it(
     grown: tuple[Path, str], tmp_path: Path, older: OlderTransformers
 ) -> None:
@@ -268,7 +291,7 @@ def test_a_model_that_reads_more_of_its_ids_is_not_written(
     """As a class would that looks at ids beside embedding them: the check finds it out."""
     plain = ngrams.OverEncoding.forward
 
-    def off(self: Any, embedded: Any, known: Any, scale: Any = 1) -> Any:
+    def off(self: Any, embedded: Any, known: Any, scale: Any = None) -> Any:
         return plain(self, embedded, known, scale) * 1.01
 
     monkeypatch.setattr(ngrams.OverEncoding, "forward", off)

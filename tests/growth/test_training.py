@@ -25,7 +25,7 @@ def model() -> Any:
     return tiny_grown("LlamaForCausalLM")
 
 
-def train(model: Any, folder: Path, **settings: Any) -> Trainer:
+def train(model: Any, folder: Path, optimizers: Any = (None, None), **settings: Any) -> Trainer:
     rows = [{"input_ids": row.tolist(), "labels": row.tolist()} for row in some_ids(8, 12)]
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -38,7 +38,13 @@ def train(model: Any, folder: Path, **settings: Any) -> Trainer:
         use_cpu=True,
         **settings,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows))
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        optimizers=optimizers,
+        eval_dataset=Dataset.from_list(rows),
+    )
     trainer.train()
     return trainer
 
@@ -46,8 +52,11 @@ def train(model: Any, folder: Path, **settings: Any) -> Trainer:
 def test_trainer_trains_tables_and_saves_a_model_that_loads(model: Any, tmp_path: Path) -> None:
     ids = some_ids(8, 12)
     before, table = loss_of(model, ids), model.over_encoding.tables[1].weight.clone()
-    trainer = train(model, tmp_path / "run")
+    optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=0.1), lr=0.02)
+    trainer = train(model, tmp_path / "run", (optimizer, None), eval_strategy="steps", eval_steps=2)
     assert loss_of(model.eval(), ids) < before
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert losses[1] < losses[0]
     assert not torch.equal(model.over_encoding.tables[1].weight, table)
     trainer.save_model(str(tmp_path / "saved"))
     assert (tmp_path / "saved" / "over_encoding.py").is_file()
