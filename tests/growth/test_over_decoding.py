@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
+from readers import OlderTransformers
 from safetensors.torch import load_file
 from tiny_models import VOCABULARY, some_ids, tiny, tiny_grown
 from torch.nn import functional
@@ -39,6 +41,23 @@ def test_heads_are_copies_and_generation_is_as_before(name: str, tmp_path: Path)
     assert torch.equal(after.generate(ids, self_speculation=True, **settings), text)
     stored = [set(load_file(file)) for file in (tmp_path / "out").glob("*.safetensors")]
     assert "over_decoding.heads.1.head.weight" in set().union(*stored)
+
+
+def test_an_older_transformers_reads_heads(
+    models: Any, tmp_path: Path, older: OlderTransformers
+) -> None:
+    source = models("heads", "byte_level", hidden=16, layers=1)
+    words = ["grow", str(source), str(tmp_path / "out"), "--over-decoding", "2"]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    file = tmp_path / "out" / "tokenizer_config.json"
+    settings = json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    file.write_text(json.dumps(settings))
+    ids = list(range(9))
+    theirs = older.read(tmp_path / "out", ["x"], trust=True, ids=ids)
+    assert not theirs["problems"]
+    with torch.no_grad():
+        ours = AutoModelForCausalLM.from_pretrained(source).eval()(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(torch.tensor(theirs["logits"]), ours, rtol=1e-4, atol=1e-4)
 
 
 def test_the_loss_is_the_papers() -> None:
