@@ -205,6 +205,24 @@ def test_a_chat_stops_where_its_template_ends_an_answer(work: Workshop) -> None:
     assert answer == [end]
 
 
+def test_a_chat_keeps_its_own_markup(small: Callable[[str], Path], tmp_path: Path) -> None:
+    """The page's other config: the model's own control tokens and template in the new tokenizer."""
+    (config,) = map(yaml.safe_load, fences("chat", "yml"))
+    done = merge_here(with_small(config, small), tmp_path / "out")
+    assert done.status == 0, done.text
+    model, tokenizer = (
+        kind.from_pretrained(tmp_path / "out") for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end in model.generation_config.eos_token_id
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "the"}], return_dict=False)
+    assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>") and end in ids
+    own = AutoTokenizer.from_pretrained(small("Qwen/Qwen2.5-1.5B-Instruct"))
+    rows = matrices(small("Qwen/Qwen2.5-1.5B-Instruct"))[0].bfloat16().float()
+    made = matrices(tmp_path / "out")[0]
+    assert torch.equal(made[end], rows[own.convert_tokens_to_ids("<|im_end|>")])
+
+
 def test_the_notebook_runs_from_top_to_bottom(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
