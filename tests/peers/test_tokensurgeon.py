@@ -43,12 +43,15 @@ def test_it_matches_strings_and_here_bytes_and_roles_match(
         "plain": [],
         "bytes": ["--byte-match", "yes"],
         "prefixes": ["--prefix-match", "yes"],
+        "magikarp": ["--magikarp"],
     }.items():
         ran = run(base, donor, tmp_path / name, "-a", "zero", *options)
         assert ran.exit_code == 0, ran.output
         found[name] = copied(tmp_path / name, base)
     ours = copied(merge(swap(base, donor, "zero")), base)
     assert found["plain"] <= found["bytes"] < ours
+    # Rows that look untrained are not copied.
+    assert found["magikarp"] < found["plain"]
     # A prefix is another token: its row is copied to tokens that stand for other bytes.
     assert found["prefixes"] - ours
     # What it leaves behind: no record, no generation config; bos and eos as in the donor's config.
