@@ -165,7 +165,8 @@ def real_report(found: Mapping[str, Mapping[str, RealScore]]) -> str:
         ("Mean cosine of the offsets from the mean row", "cosine"),
         ("Cosine of MiniLM's sentence embeddings with the original's", "sentences"),
     ):
-        lines += [f"{title}:", "", *_table(found, field), ""]
+        if any(getattr(s, field) is not None for scores in found.values() for s in scores.values()):
+            lines += [f"{title}:", "", *_table(found, field), ""]
     return "\n".join(lines)
 
 
