@@ -30,7 +30,7 @@ from mergekit_omp.evaluation.scoring import score_tokens
 from mergekit_omp.healing.adapting import Adapted, adapted, merged_body, trained_rows
 from mergekit_omp.healing.checkpoints import Checkpoints, digest
 from mergekit_omp.healing.faults import check_output, no_room
-from mergekit_omp.healing.rows import Matrix, keys_of, matrices, new_rows
+from mergekit_omp.healing.rows import Matrix, check_named, keys_of, matrices, new_rows
 from mergekit_omp.healing.settings import Settings
 from mergekit_omp.healing.telling import write_card
 from mergekit_omp.healing.texts import Parted, occurring, windows
@@ -123,6 +123,7 @@ class _Healing:
                 f"{out} has nothing to heal: its merge copied every row, and approximated none."
             )
         self._files = weight_files(Path(out))
+        check_named(record, set(self._files), out)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(out, loading)
         self._vocabulary = read_vocabulary(self.tokenizer, out)
         self._windows = windows(self.tokenizer, text.train, settings.context, settings.batch_size)

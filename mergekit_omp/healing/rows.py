@@ -53,6 +53,21 @@ def new_rows(folder: Path, record: dict[str, Any]) -> dict[str, np.ndarray]:
     return found
 
 
+def check_named(record: dict[str, Any], names_in_file: set[str], name: str) -> None:
+    """Refuse a record whose tensors are not those of the weights. Each merged model may have its own
+    name for a part, of which the output has one."""
+    of_part: dict[str, list[str]] = {}
+    for model in record["models"]:
+        for entry in model["tensors"]:
+            of_part.setdefault(entry["part"], []).append(entry["tensor"])
+    for names in of_part.values():
+        if names_in_file.isdisjoint(names):
+            raise TransplantError(
+                f"The record in {name} names the tensor {names[0]}, which its weights lack: one of "
+                "them was changed after the merge. Merge again."
+            )
+
+
 def matrices(
     model: PreTrainedModel,
     names_in_file: set[str],

@@ -157,17 +157,23 @@ def fewer_rows(folder: Path) -> None:
     )(folder)
 
 
+def renamed_in_record(folder: Path) -> None:
+    file = folder / "tokenizer_transplant.json"
+    file.write_text(file.read_text().replace("model.embed_tokens.weight", "model.wte.weight"))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (cut_short, "cannot be read in"),
         (as_pickle, "no weights in safetensors files"),
         (with_tensors(lambda tensors: tensors.pop("lm_head.weight")), "Name a model that is whole"),
+        (renamed_in_record, "names the tensor model.wte.weight, which its weights lack"),
         (fewer_rows, "and the model has 8 rows"),
         (lambda out: (out / "tokenizer_transplant.npz").write_bytes(b"PK"), "or delete it."),
         (lambda out: (out / "tokenizer_transplant.json").write_text("{"), "is not JSON"),
     ],
-    ids=["cut short", "a pickle", "no head", "fewer rows", "no archive", "no record"],
+    ids=["cut short", "a pickle", "no head", "renamed", "fewer rows", "no archive", "no record"],
 )
 def test_a_model_that_was_changed_after_its_merge_is_refused(
     change: Callable[[Path], Any],
