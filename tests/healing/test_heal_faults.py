@@ -167,7 +167,10 @@ def renamed_in_record(folder: Path) -> None:
     [
         (cut_short, "cannot be read in"),
         (as_pickle, "no weights in safetensors files"),
-        (with_tensors(lambda tensors: tensors.pop("lm_head.weight")), "Name a model that is whole"),
+        (
+            with_tensors(lambda tensors: tensors.pop("lm_head.weight")),
+            "names the tensor lm_head.weight, which its weights lack",
+        ),
         (renamed_in_record, "names the tensor model.wte.weight, which its weights lack"),
         (fewer_rows, "and the model has 8 rows"),
         (lambda out: (out / "tokenizer_transplant.npz").write_bytes(b"PK"), "or delete it."),
