@@ -6,7 +6,7 @@ coefficients `x`. Done one iteration at a time this reads every row again and ag
 
 1. `guess`: a shortlist of the atoms with the largest correlations is pursued on its own for a few
    iterations: the picks are right unless an atom outside of the list overtakes;
-2. `verify`: the correlations of all atoms at all of these iterations are computed in one pass over
+2. `sweep`: the correlations of all atoms at all of these iterations are computed in one pass over
    the rows of the Gram matrix (a small matrix product, tile by tile);
 3. `roll_back`: picks are kept up to the first that an outside atom beats.
 
@@ -30,9 +30,7 @@ from mergekit_omp.pursuit.support import Support, extend, orthogonalise, refine,
 from mergekit_omp.pursuit.tiles import (
     TILE,
     combine,
-    combine_one,
     copy,
-    correlate,
     dot,
     reaches,
     shift,
@@ -75,7 +73,7 @@ class Gram(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What is to be solved; `starts` are the correlations of targets and atoms."""
+    """What is to be solved; `starts` are the correlations of targets and atoms, by their norms."""
 
     targets: Float[np.ndarray, "targets dim"]
     starts: Float[np.ndarray, "targets atoms"]
@@ -115,7 +113,8 @@ class Block(NamedTuple):
     rows is of iteration i; entry i of what has one more is of the residual before it."""
 
     current: Float[np.ndarray, "atoms"]
-    """All correlations, as of the last verified iteration."""
+    """All correlations by the norms of atoms, as of the last verified iteration, and bounds."""
+    bounds: Float[np.ndarray, "atoms"]
     found: Int64[np.ndarray, "listed"]
     """The shortlist, with its correlations, their upper bounds and its products with the support."""
     local: Float[np.ndarray, "listed"]
@@ -128,16 +127,16 @@ class Block(NamedTuple):
     left: Float64[np.ndarray, "longest+1"]
     """Squared norms of residuals."""
     history: Float64[np.ndarray, "longest k"]
-    """Coefficients, and the same in units of the Gram matrix's rows."""
-    weights: Float[np.ndarray, "longest slots"]
+    """Coefficients, and what they take away in units of the Gram matrix's rows."""
+    weights: Float[np.ndarray, "iterations slots"]
     exact: Float64[np.ndarray, "dim"]
     """The residual, and in the working dtype as guesses change it."""
     narrow: Float[np.ndarray, "dim"]
-    residuals: Float[np.ndarray, "longest dim"]
+    residuals: Float[np.ndarray, "iterations dim"]
     """The residual after the guess, where `fresh` says that it was computed."""
     fresh: UInt8[np.ndarray, "longest"]
     combined: Float[np.ndarray, "longest tile"]
-    """Correlations of a tile of atoms, and those of them that may beat a guess."""
+    """Correlations of a tile of atoms, by their norms, and those that may beat a guess."""
     suspects: Int64[np.ndarray, "tile"]
     ceilings: Float[np.ndarray, "tile"]
 
@@ -158,31 +157,34 @@ def workspace(given: Given, limits: Limits, sparsity: int) -> Work:
     slots = (sparsity + 3) // 4 * 4
     longest, listed = limits.longest, limits.listed
     kind = given.starts.dtype
+    rows, marks = np.zeros((4, sparsity)), np.zeros((3, longest + 1))
     ids, marked = np.zeros(slots, np.int64), np.zeros(count, np.uint8)
-    rows = np.zeros((4, sparsity))
     square = np.zeros((sparsity, sparsity))
     support = Support(ids, marked, square, rows[0], rows[1], rows[2], rows[3])
-    current, found = np.empty(count, kind), np.empty(listed, np.int64)
-    local, uppers = np.empty(listed, kind), np.empty(listed, kind)
-    columns = np.empty((slots, listed), kind)
-    marks = np.zeros((3, longest + 1))
-    history, weights = np.zeros((longest, sparsity)), np.zeros((longest, slots), kind)
-    exact, narrow, residuals = np.zeros(dim), np.zeros(dim, kind), np.zeros((longest, dim), kind)
-    fresh, combined = np.zeros(longest, np.uint8), np.empty((longest, TILE + 16), kind)
-    suspects, ceilings = np.empty(TILE, np.int64), np.empty(TILE, kind)
+    every, few = np.empty((2, count), kind), np.empty((2, listed), kind)
+    # `combine` takes rows of weights four by four.
+    history, weights = np.zeros((longest, sparsity)), np.zeros((longest + 3, slots), kind)
+    residuals, combined = np.zeros((longest + 1, dim), kind), np.empty((longest, TILE + 16), kind)
     block = Block(
-        *(current, found, local, uppers, columns, marks[0], marks[1], marks[2], history, weights),
-        *(exact, narrow, residuals, fresh, combined, suspects, ceilings),
+        *(every[0], every[1], np.empty(listed, np.int64), few[0], few[1]),
+        *(np.empty((slots, listed), kind), marks[0], marks[1], marks[2], history, weights),
+        *(np.zeros(dim), residuals[longest], residuals, np.zeros(longest, np.uint8), combined),
+        *(np.empty(TILE, np.int64), np.empty(TILE, kind)),
     )
     return Work(given, limits, support, block)
 
 
 @kernel
-def gather(work: Work, atom: int, members: int, out: Float[np.ndarray, "listed"]) -> None:
+def gather(
+    gram: Gram,
+    norms: Float[np.ndarray, "atoms"],
+    atom: int,
+    found: Int64[np.ndarray, "members"],
+    out: Float[np.ndarray, "listed"],
+) -> None:
     """out = the inner products of an atom with those of the shortlist, from the Gram matrix."""
-    gram, norms, found = work.given.gram, work.given.norms, work.block.found
     line, scale = gram.values[atom], gram.row_scale[atom]
-    for x in range(members):
+    for x in range(found.shape[0]):
         out[x] = scale * line[found[x]] * norms[found[x]]
 
 
@@ -199,7 +201,7 @@ def guess(work: Work, size: int, members: int, most: int, square: float) -> tupl
         margin = block.uppers.dtype.type(block.margins[step])
         for x in range(members):
             block.uppers[x] = abs(block.local[x]) + margin * norms[block.found[x]]
-        pick, value = decide(block.found, block.uppers, members, 1.0, atoms, block.narrow, -1.0)
+        pick, value = decide(block.found, block.uppers, members, atoms, block.narrow, -1.0)
         atom = block.found[pick]
         norm = float(norms[atom])
         if abs(value) <= limits.cosine * math.sqrt(square) * norm:
@@ -217,7 +219,7 @@ def guess(work: Work, size: int, members: int, most: int, square: float) -> tupl
         block.marks[step] = abs(value)
         extend(support, size, height, projection)
         support.atoms[size] = atom
-        gather(work, atom, members, block.columns[size])
+        gather(given.gram, norms, atom, block.found[:members], block.columns[size])
         # The residual loses the atom but for what the support holds of it.
         support.duals[size] = -1
         size += 1
@@ -242,7 +244,7 @@ def record(work: Work, step: int, size: int) -> None:
     for p in range(size):
         coefficient = support.coefficients[p]
         block.history[step, p] = coefficient
-        block.weights[step, p] = coefficient * given.gram.row_scale[support.atoms[p]]
+        block.weights[step, p] = -coefficient * given.gram.row_scale[support.atoms[p]]
         part = abs(coefficient) * given.norms[support.atoms[p]]
         bound += part
         spread += part * part
@@ -259,14 +261,11 @@ def overtaken(row: int, work: Work, step: int, taken: int, low: int, high: int) 
     The support then had `taken` atoms.
     """
     given, _, support, block = work
-    values, norms = block.combined[step], given.norms
+    values, slack = block.combined[step], block.margins[step + 1]
     level = block.marks[step + 1] * (1 + TIE)
-    slack = block.margins[step + 1]
-    if not reaches(values, norms, slack, low, high, level):
-        return False
     count = 0
     for x in range(low, high):
-        upper = abs(values[x - low]) + slack * norms[x]
+        upper = (abs(values[x - low]) + slack) * given.norms[x]
         if not support.listed[x] and upper > level:
             block.suspects[count] = x
             block.ceilings[count] = upper
@@ -279,64 +278,55 @@ def overtaken(row: int, work: Work, step: int, taken: int, low: int, high: int) 
         remainder(target, given.atoms, support.atoms, taken, coefficients, block.exact)
         copy(block.exact, residual)
         block.fresh[step] = 1
-    found = decide(block.suspects, block.ceilings, count, 1.0, given.atoms, residual, level)
+    found = decide(block.suspects, block.ceilings, count, given.atoms, residual, level)
     return found[0] >= 0
 
 
 @kernel
-def verify(row: int, work: Work, size: int, made: int, rows: int) -> int:
-    """The first of `rows` iterations after which an unlisted atom beats the guess; `rows` if none.
+def sweep(row: int, work: Work, size: int, first: int, last: int, checked: int) -> int:
+    """Computes the correlations of all atoms after iterations `first` to `last` of a block.
 
-    Correlations after the last of these become the current ones, if more are to come.
+    The block began with a support of `size` atoms. The correlations after its last iteration become
+    the current ones. Returns the first of `checked` iterations after which an unlisted atom beats
+    the guess that followed, and `checked` if none does.
     """
     given, _, support, block = work
-    count = given.starts.shape[1]
-    padded = (rows + 3) // 4 * 4
-    block.weights[rows:padded] = 0
-    wrong = rows
-    for low in range(0, count, TILE):
-        high = min(low + TILE, count)
-        values = given.gram.values
-        combine(values, support.atoms, size, block.weights, padded, low, high, block.combined)
-        for step in range(rows):
-            correlate(given.starts[row], given.norms, low, high, block.combined[step])
-            if step + 1 >= made or step >= wrong:
-                continue
-            if overtaken(row, work, step, size - made + step + 1, low, high):
-                wrong = step
-        if rows == made:
-            copy(block.combined[rows - 1], block.current[low:high])
-    return wrong
+    starts, norms, values = given.starts[row], given.norms, given.gram.values
+    combined, margins, marks = block.combined, block.margins, block.marks
+    block.weights[last : last + 3] = 0
+    weights, rows = block.weights[first:], last - first
+    for low in range(0, starts.shape[0], TILE):
+        high = min(low + TILE, starts.shape[0])
+        combine(starts, values, support.atoms, size + last, weights, rows, low, high, combined)
+        for step in range(checked):
+            level = marks[step + 1] * (1 + TIE)
+            # Called for the few tiles that need it: to pass all that `work` holds takes its time.
+            if reaches(combined[step], norms, margins[step + 1], low, high, level) and overtaken(
+                row, work, step, size + step + 1, low, high
+            ):
+                checked = step
+                break
+        copy(combined[rows - 1], block.current[low:high])
+    return checked
 
 
 @kernel
-def correlate_all(row: int, work: Work, size: int, step: int) -> None:
-    """The current correlations become those after an iteration of the block."""
-    given, _, support, block = work
-    count, current = given.starts.shape[1], block.current
-    combine_one(given.gram.values, support.atoms, size, block.weights[step], 0, count, current)
-    correlate(given.starts[row], given.norms, 0, count, current)
-
-
-@kernel
-def roll_back(row: int, work: Work, size: int, step: int) -> None:
-    """Takes back what was guessed after an iteration; the support then had `size` atoms."""
-    copy(work.block.history[step], work.support.coefficients)
-    work.support.atoms[size:] = 0
-    correlate_all(row, work, size, step)
+def roll_back(row: int, work: Work, size: int, kept: int) -> None:
+    """Takes back all but `kept` iterations of a block that began with a support of `size` atoms."""
+    copy(work.block.history[kept - 1], work.support.coefficients)
+    work.support.atoms[size + kept :] = 0
+    sweep(row, work, size, kept - 1, kept, 0)
 
 
 @kernel
 def pursue_one(row: int, work: Work) -> tuple[int, Outcome]:
     """Finds the support of a target, and its size."""
     given, limits, support, block = work
-    target = given.targets[row]
-    sparsity = support.coefficients.shape[0]
+    target, norms = given.targets[row], given.norms
+    coefficients, sparsity = support.coefficients, support.coefficients.shape[0]
     support.listed[:], support.atoms[:], support.coefficients[:] = 0, 0, 0
     copy(given.starts[row], block.current)
-    square = 0.0
-    for x in range(target.shape[0]):
-        square += float(target[x]) * float(target[x])
+    square = remainder(target, given.atoms, support.atoms, 0, coefficients, block.exact) ** 2
     enough = given.tolerance * given.tolerance * square
     size, remaining, margin = 0, square, 0.0
     share, longest = 0.5, SHORTEST
@@ -344,16 +334,16 @@ def pursue_one(row: int, work: Work) -> tuple[int, Outcome]:
         for p in range(size):
             block.current[support.atoms[p]] = 0
         want = limits.listed // 2
-        members, share = shortlist(block.current, given.norms, margin, want, share, block.found)
+        bounds, found = block.bounds, block.found
+        members, share = shortlist(block.current, norms, margin, want, share, bounds, found)
         if members == 0 or (members > limits.listed and margin > 0):
             return size, Outcome.CROWDED
         members = min(members, limits.listed)
         for x in range(members):
-            block.local[x] = block.current[block.found[x]]
-            support.listed[block.found[x]] = 1
+            block.local[x] = block.current[found[x]] * norms[found[x]]
+            support.listed[found[x]] = 1
         for p in range(size):
-            gather(work, support.atoms[p], members, block.columns[p])
-        coefficients = support.coefficients
+            gather(given.gram, norms, support.atoms[p], block.found[:members], block.columns[p])
         remainder(target, given.atoms, support.atoms, size, coefficients, block.exact)
         copy(block.exact, block.narrow)
         block.fresh[:] = 0
@@ -364,17 +354,16 @@ def pursue_one(row: int, work: Work) -> tuple[int, Outcome]:
         last = size + made == sparsity or block.left[made] <= enough
         rows = made - 1 if last else made
         kept = made
-        if limits.verified and rows > 0:
-            kept = verify(row, work, size + made, made, rows) + 1
+        if rows > 0 and limits.verified:
+            kept = sweep(row, work, size, 0, rows, made - 1) + 1
         elif rows > 0:
-            correlate_all(row, work, size + made, rows - 1)
+            sweep(row, work, size, rows - 1, rows, 0)
         longest = min(longest + SHORTEST, limits.longest) if why == Outcome.SOLVED else SHORTEST
         for x in range(members):
-            support.listed[block.found[x]] = 0
+            support.listed[found[x]] = 0
         if kept < made:
-            roll_back(row, work, size + kept, kept - 1)
+            roll_back(row, work, size, kept)
             longest = SHORTEST
-        kept = min(kept, made)
         size += kept
         remaining, margin = block.left[kept], block.margins[kept]
         for p in range(size):

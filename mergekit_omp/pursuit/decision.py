@@ -23,7 +23,6 @@ def decide(
     picks: Int64[np.ndarray, "capacity"],
     uppers: Float[np.ndarray, "capacity"],
     count: int,
-    unit: float,
     atoms: Float[np.ndarray, "atoms dim"],
     residual: Float[np.ndarray, "dim"],
     best: float,
@@ -31,7 +30,7 @@ def decide(
     """The place of the candidate with the largest correlation, and that correlation, signed.
 
     Only candidates whose magnitude is above `best` count; the place is -1 where there is none. Of
-    equals it is the first atom. `uppers`, times the unit, are upper bounds of magnitudes.
+    equals it is the first atom. `uppers` are upper bounds of magnitudes.
     """
     place, correlation = -1, 0.0
     likely = 0
@@ -41,7 +40,7 @@ def decide(
     # The most promising first: what it turns out to be rules out most others.
     for x in range(-1 if count else 0, count):
         at = likely if x < 0 else x
-        if uppers[at] * unit < best:
+        if uppers[at] < best:
             continue
         value = float(dot(atoms[picks[at]], residual))
         if abs(value) > best or (abs(value) == best and place >= 0 and picks[at] < picks[place]):

@@ -15,16 +15,16 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mergekit_omp.pursuit import candidates
-from mergekit_omp.pursuit.candidates import TILE, Coarse, none_kept
-from mergekit_omp.pursuit.lockstep import Search
+from mergekit_omp.pursuit.candidates import CAPACITY, Coarse, collect, none_kept
+from mergekit_omp.pursuit.decision import PAIRS, decide_pairs
+from mergekit_omp.pursuit.lockstep import Exhaustive, Search
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.rounding import WIDTH, rounded
 from mergekit_omp.pursuit.threads import in_threads
 
-STRIP = 16 * TILE
+STRIP = 1024
 """Atoms multiplied at a time: their products stay in a core's cache."""
-CHUNK = 64 * TILE
+CHUNK = 4096
 """Atoms rounded at a time."""
 
 
@@ -32,31 +32,20 @@ class EightBit(Search):
     """Exhaustive search, with nearly all of the arithmetic in 8-bit integers."""
 
     def __init__(self, problem: Problem) -> None:
-        self.atoms = problem.atoms
+        self.atoms, self.exhaustive = problem.atoms, Exhaustive(problem)
         self.seed = 0
         count, dim = problem.atoms.shape
         # NumPy's allocations ask for huge pages, unlike torch's.
         self.coarse = torch.from_numpy(np.empty((count, dim), np.int8))
         scale = torch.empty(count)
-        # Neighbours of one scale can be passed over together.
-        peaks = torch.linalg.vector_norm(problem.atoms, ord=torch.inf, dim=1)
-        order = peaks.argsort(descending=True, stable=True)
         # Only the order of correlations counts: in units of the largest norm nothing overflows.
         self.top = problem.atom_norms.amax()
         for first in range(0, count, CHUNK):
             part = slice(first, first + CHUNK)
-            self.coarse[part], units = self._rounded(problem.atoms[order[part]])
+            self.coarse[part], units = self._rounded(problem.atoms[part])
             scale[part] = units / self.top
-        margin = WIDTH * (problem.atom_norms[order] / self.top).float()
-        heads = np.arange(0, count, TILE)
-        self.described = Coarse(
-            order.numpy(),
-            scale.numpy(),
-            margin.numpy(),
-            np.maximum.reduceat(scale.numpy(), heads),
-            np.maximum.reduceat(margin.numpy(), heads),
-            np.float32(WIDTH),
-        )
+        margin = WIDTH * (problem.atom_norms / self.top).float()
+        self.described = Coarse(scale.numpy(), margin.numpy(), np.float32(WIDTH))
 
     def find(
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
@@ -65,10 +54,6 @@ class EightBit(Search):
         integers, scale = self._rounded(residuals)
         lengths = torch.linalg.vector_norm(residuals, dim=1)
         units = (scale / lengths).float().numpy()
-        best = residuals.new_empty(len(barred))
-        found = torch.empty(len(barred), dtype=torch.int64)
-        given = residuals.numpy(), (lengths * self.top).numpy(), self.atoms.numpy(), barred.numpy()
-        results = best.numpy(), found.numpy()
 
         def work(first: int, last: int) -> None:
             rows = integers[first:last]
@@ -78,11 +63,20 @@ class EightBit(Search):
                 products = room[: len(rows) * len(strip)].view(len(rows), len(strip))
                 # Not public, and the only product of 8-bit integers that torch has.
                 torch._int_mm(rows, strip.T, out=products)
-                candidates.collect(first, products.numpy(), low, units, self.described, kept)
-            candidates.settle(first, last, *given, kept, *results)
+                collect(first, products.numpy(), low, units, self.described, kept)
 
         # Each thread multiplies its own rows, so that none waits for another.
         in_threads(work, len(barred))
+        floors, picks, uppers, counts = (torch.from_numpy(values) for values in kept)
+        rows, places = (uppers >= floors[:, None]).nonzero(as_tuple=True)
+        held = places < counts[rows]
+        rows, picks = rows[held], picks[rows[held], places[held]]
+        free = ~barred[rows, picks]
+        best, found = decide_pairs(rows[free], picks[free], self.atoms, residuals)
+        # Candidates were lost, or a barred atom set the floor.
+        again = (counts > CAPACITY) | (best < floors * (lengths * self.top))
+        if again.any():
+            best[again], found[again] = self.exhaustive.find(residuals[again], barred[again])
         return best, found
 
     def _rounded(self, rows: Float[Tensor, "rows dim"]) -> tuple[Tensor, Tensor]:
@@ -92,11 +86,12 @@ class EightBit(Search):
 
 def search_bytes(problem: Problem) -> int:
     """Memory that one residual takes in `EightBit`."""
-    return problem.atoms.shape[1] + 4 * STRIP + candidates.CAPACITY * 12
+    return problem.atoms.shape[1] + 4 * STRIP + CAPACITY * 12
 
 
 def fixed_bytes(problem: Problem) -> int:
-    """Memory held whatever the batch: the coarse atoms, and what rounding takes."""
+    """Memory held whatever the batch: the coarse atoms, and what rounding and deciding take."""
     count, dim = problem.atoms.shape
     scalar = problem.atoms.element_size()
-    return count * (dim + 20) + min(count, CHUNK) * dim * (1 + scalar)
+    rounding, deciding = min(count, CHUNK) * dim * (1 + scalar), PAIRS * dim * scalar * 3
+    return count * (dim + 8) + max(rounding, deciding)

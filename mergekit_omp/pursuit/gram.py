@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from tqdm import tqdm
 
@@ -42,23 +42,23 @@ def row_length(atoms: int) -> int:
 
 
 def bytes_of(problem: Problem, dtype: torch.dtype) -> int:
-    """Memory of the Gram matrix in a dtype, and of the unit rows and a panel that `build` needs."""
+    """Memory of the Gram matrix in a dtype, and of the unit rows and panels that `build` needs."""
     count, dim = problem.atoms.shape
     scalar = problem.atoms.element_size()
     held = count * row_length(count) * dtype.itemsize
-    return held + (count * dim + min(count, PANEL) ** 2) * scalar
+    return held + (count * dim + 2 * min(count, PANEL) ** 2) * scalar
 
 
 def build(problem: Problem, dtype: torch.dtype) -> Gram:
     """The Gram matrix, as cosines in int16 or int8."""
     norms = problem.atom_norms
-    units = problem.atoms / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]
+    units = problem.atoms / _divisors(problem)[:, None]
     count, steps = len(units), STEPS[dtype]
     # NumPy's allocations ask for huge pages, which the scattered reads of a pursuit thank for.
     values = np.empty((count, row_length(count)), str(dtype).removeprefix("torch."))
     table = torch.from_numpy(values)
     # One for all panels: of many, the allocator keeps some that are free.
-    room = units.new_empty(min(count, PANEL) ** 2)
+    room, other = units.new_empty(2, min(count, PANEL) ** 2)
     for top in range(0, count, PANEL):
         for left in range(top, count, PANEL):
             rows, columns = units[top : top + PANEL], units[left : left + PANEL]
@@ -66,9 +66,16 @@ def build(problem: Problem, dtype: torch.dtype) -> Gram:
             torch.mm(rows, columns.T, out=panel)
             panel.mul_(steps).round_().clamp_(-steps, steps)
             table[top : top + len(rows), left : left + len(columns)] = panel
-            table[left : left + len(columns), top : top + len(rows)] = panel.T
+            # Turned over first: torch does that fast where nothing is converted.
+            turned = other[: len(rows) * len(columns)].view(len(columns), len(rows))
+            table[left : left + len(columns), top : top + len(rows)] = turned.copy_(panel.T)
     # Half a step, and a twentieth of that for the float32 products.
     return Gram(values, (norms / steps).numpy(), 0.525 / steps)
+
+
+def _divisors(problem: Problem) -> Float[Tensor, "atoms"]:
+    """The norms, but for those of atoms that are zero."""
+    return problem.atom_norms.clamp(min=torch.finfo(problem.atoms.dtype).tiny)
 
 
 def solve_by_gram(
@@ -88,12 +95,12 @@ def solve_by_gram(
     outcomes = torch.zeros(count, dtype=torch.int64)
     limits = LIMITS[problem.atoms.dtype]._replace(verified=verified)
     atoms, norms = problem.atoms.numpy(), problem.atom_norms.numpy()
-
+    divisors = _divisors(problem)
     room = problem.atoms.new_empty(min(batch, count), len(problem.atoms))
 
     def work_on(rows: slice) -> Callable[[int, int], None]:
         targets = problem.targets[rows]
-        starts = torch.mm(targets, problem.atoms.T, out=room[: len(targets)])
+        starts = torch.mm(targets, problem.atoms.T, out=room[: len(targets)]).div_(divisors)
         given = Given(targets.numpy(), starts.numpy(), atoms, norms, gram, problem.tolerance)
         results = (code.indices, code.coefficients, code.residual_norms, outcomes)
         solved = Solved(*(tensor[rows].numpy() for tensor in results))

@@ -52,15 +52,7 @@ class Problem:
 
     def subset(self, rows: Tensor) -> Problem:
         """The same dictionary with some of the targets."""
-        return Problem(
-            targets=self.targets[rows],
-            atoms=self.atoms,
-            target_norms=self.target_norms[rows],
-            atom_norms=self.atom_norms,
-            usable=self.usable,
-            sparsity=self.sparsity,
-            tolerance=self.tolerance,
-        )
+        return replace(self, targets=self.targets[rows], target_norms=self.target_norms[rows])
 
     def sample(self) -> Problem:
         """One iteration of one target."""

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt8
 
 from mergekit_omp.pursuit.compiled import kernel
+from mergekit_omp.pursuit.tiles import dot
 
 Row = Float[np.ndarray, "dim"]
 Exact = Float64[np.ndarray, "dim"]
@@ -89,10 +90,7 @@ def remainder(
         value = coefficients[p]
         for x in range(target.shape[0]):
             out[x] -= value * atom[x]
-    total = 0.0
-    for x in range(target.shape[0]):
-        total += out[x] * out[x]
-    return math.sqrt(total)
+    return math.sqrt(dot(out, out))
 
 
 @kernel
@@ -106,27 +104,19 @@ def refine(
     """
     residual = np.empty(target.shape[0])
     products = np.empty(size)
+    length = remainder(target, atoms, support.atoms, 0, support.coefficients, residual)
     norm = remainder(target, atoms, support.atoms, size, support.coefficients, residual)
     worst = 0.0
     for turn in range(3):
         worst = 0.0
         for p in range(size):
-            atom = atoms[support.atoms[p]]
-            total = 0.0
-            square = 0.0
-            for x in range(target.shape[0]):
-                total += atom[x] * residual[x]
-            for q in range(p + 1):
-                square += support.factor[p, q] * support.factor[p, q]
-            products[p] = total
-            worst = max(worst, abs(total) / math.sqrt(square))
+            line = support.factor[p, : p + 1]
+            products[p] = dot(atoms[support.atoms[p]], residual)
+            worst = max(worst, abs(products[p]) / math.sqrt(dot(line, line)))
         if turn == 2:
             break
         orthogonalise(support, size, products)
         for p in range(size):
             support.coefficients[p] += support.duals[p]
         norm = remainder(target, atoms, support.atoms, size, support.coefficients, residual)
-    length = 0.0
-    for x in range(target.shape[0]):
-        length += float(target[x]) * float(target[x])
-    return norm, worst <= noise * math.sqrt(length)
+    return norm, worst <= noise * length

@@ -23,32 +23,40 @@ Values = Float[np.ndarray, "_"]
 
 LANES = 256
 """Running maxima kept side by side."""
+CHUNK = 64
+"""Values that are passed over together."""
 
 
 @kernel
 def combine(
-    gram: Table, support: Slots, size: int, weights: Rows, rows: int, low: int, high: int, out: Rows
+    starts: Atoms,
+    gram: Table,
+    support: Slots,
+    size: int,
+    weights: Rows,
+    rows: int,
+    low: int,
+    high: int,
+    out: Rows,
 ) -> None:
-    """out[i] = sum over p of weights[i, p] * gram[support[p], low:high], for i < rows.
+    """out[i] = (starts + sum over p of weights[i, p] * gram[support[p]])[low:high], for i < rows.
 
-    `rows` and `size` are rounded up to fours; what is beyond must have weight 0.
+    Works in fours: up to three more rows are written, and slots beyond `size` must have weight 0.
     """
     width = high - low
-    for i in range(rows):
+    # Indices that start from zero are known not to be negative, which vectors need.
+    begun = starts[low:high]
+    for i in range((rows + 3) // 4 * 4):
         for x in range(width):
-            out[i, x] = 0
+            out[i, x] = begun[x]
     for p in range(0, size, 4):
         g0 = gram[support[p], low:high]
         g1 = gram[support[p + 1], low:high]
         g2 = gram[support[p + 2], low:high]
         g3 = gram[support[p + 3], low:high]
         for i in range(0, rows, 4):
-            w00, w01, w02, w03 = (
-                weights[i, p],
-                weights[i, p + 1],
-                weights[i, p + 2],
-                weights[i, p + 3],
-            )
+            w00, w01 = weights[i, p], weights[i, p + 1]
+            w02, w03 = weights[i, p + 2], weights[i, p + 3]
             w10, w11 = weights[i + 1, p], weights[i + 1, p + 1]
             w12, w13 = weights[i + 1, p + 2], weights[i + 1, p + 3]
             w20, w21 = weights[i + 2, p], weights[i + 2, p + 1]
@@ -65,33 +73,6 @@ def combine(
                 c1[x] += w10 * y0 + w11 * y1 + w12 * y2 + w13 * y3
                 c2[x] += w20 * y0 + w21 * y1 + w22 * y2 + w23 * y3
                 c3[x] += w30 * y0 + w31 * y1 + w32 * y2 + w33 * y3
-
-
-@kernel
-def combine_one(
-    gram: Table, support: Slots, size: int, weights: Values, low: int, high: int, out: Values
-) -> None:
-    """The same for one row of weights."""
-    width = high - low
-    for x in range(width):
-        out[x] = 0
-    for p in range(0, size, 4):
-        g0 = gram[support[p], low:high]
-        g1 = gram[support[p + 1], low:high]
-        g2 = gram[support[p + 2], low:high]
-        g3 = gram[support[p + 3], low:high]
-        w0, w1, w2, w3 = weights[p], weights[p + 1], weights[p + 2], weights[p + 3]
-        for x in range(width):
-            out[x] += w0 * g0[x] + w1 * g1[x] + w2 * g2[x] + w3 * g3[x]
-
-
-@kernel
-def correlate(start: Atoms, scale: Atoms, low: int, high: int, out: Values) -> None:
-    """out = start[low:high] - scale[low:high] * out: correlations from a combination."""
-    # Indices that start from zero are known not to be negative, which vectors need.
-    begun, scales = start[low:high], scale[low:high]
-    for x in range(high - low):
-        out[x] = begun[x] - scales[x] * out[x]
 
 
 @kernel
@@ -115,40 +96,49 @@ def largest(values: Values) -> float:
 
 @kernel
 def reaches(values: Values, norms: Atoms, margin: float, low: int, high: int, level: float) -> bool:
-    """Whether any magnitude, plus its margin, passes a level."""
-    # Counting is turned into vector instructions, in the values' own type.
-    extra = values.dtype.type(margin)
-    bar = values.dtype.type(level)
+    """Whether any magnitude, plus a margin of error, passes a level, in units of the norms."""
+    extra, bar = values.dtype.type(margin), values.dtype.type(level)
     lengths = norms[low:high]
-    count = 0
+    found = False
     for x in range(high - low):
-        count += 1 if abs(values[x]) + extra * lengths[x] > bar else 0
-    return count > 0
+        found |= (abs(values[x]) + extra) * lengths[x] > bar
+    return found
 
 
 @kernel
-def count_above(values: Values, level: float) -> int:
-    """How many magnitudes are above a level."""
-    count = 0
+def count_from(values: Values, level: float) -> int:
+    """How many of some values are at least a level."""
+    bar = values.dtype.type(level)
+    # A count as wide as the values, so that as many are compared at once.
+    count = np.int32(0)
     for x in range(values.shape[0]):
-        count += 1 if abs(values[x]) > level else 0
-    return count
+        count = np.int32(count + np.int32(values[x] >= bar))
+    return int(count)
 
 
 @kernel
 def shortlist(
-    values: Atoms, norms: Atoms, margin: float, want: int, share: float, found: Listed
+    values: Atoms,
+    norms: Atoms,
+    margin: float,
+    want: int,
+    share: float,
+    uppers: Atoms,
+    found: Listed,
 ) -> tuple[int, float]:
-    """Lists about `want` atoms of the largest magnitudes, the one of the largest always among them.
+    """Lists about `want` atoms of the largest magnitudes, and all that may be the largest.
 
-    All that may be the largest, given a margin of error in units of the atoms' norms, are listed.
-    `share` of the largest magnitude is where the search for a level begins. Returns how many were
+    `values` and their margin of error are in units of the norms; `uppers` are bounds to be filled.
+    `share` of the largest of them is where the search for a level begins. Returns how many were
     found (more than fit means that they were not all listed) and the level's share.
     """
-    top = largest(values)
+    extra = values.dtype.type(margin)
+    for x in range(values.shape[0]):
+        uppers[x] = (abs(values[x]) + extra) * norms[x]
+    top = largest(uppers)
     low, high = 0.0, 1.0
     for _ in range(12):
-        count = count_above(values, top * share)
+        count = count_from(uppers, top * share)
         if count > want:
             low = share
         elif count < want // 2:
@@ -156,24 +146,20 @@ def shortlist(
         else:
             break
         share = 0.5 * (low + high)
-    level = top * share
-    sure = top
-    if margin > 0:
-        for x in range(values.shape[0]):
-            if abs(values[x]) == top:
-                sure = top - margin * norms[x]
-        level = min(level, sure)
+    likely = 0
+    while uppers[likely] < top:
+        likely += 1
+    level = min(top * share, top - 2 * margin * norms[likely])
     count = 0
-    for first in range(0, values.shape[0], 64):
-        last = min(first + 64, values.shape[0])
-        if reaches(values[first:last], norms, margin, first, last, level):
-            for x in range(first, last):
-                size = abs(values[x])
-                if size >= top or size > top * share or size + margin * norms[x] > sure:
+    for first in range(0, uppers.shape[0], CHUNK):
+        part = uppers[first : first + CHUNK]
+        if count_from(part, level):
+            for x in range(part.shape[0]):
+                if part[x] >= level:
                     if count < found.shape[0]:
-                        found[count] = x
-                    elif size >= top:
-                        found[0] = x
+                        found[count] = first + x
+                    elif part[x] >= top:
+                        found[0] = first + x
                     count += 1
     return count, share
 
