@@ -2,6 +2,7 @@
 
     python benchmarks/costs.py
     python benchmarks/costs.py --kriging    those of `kriging`'s estimates instead
+    python benchmarks/costs.py --blocks     how far a Gram search speculates (LONGEST, LISTED) instead
 
 Times of a multiply-add against those of one of a large float32 product, which is measured beside
 each; the least of `--repeats`.
@@ -19,7 +20,7 @@ from dictionaries import embeddings, machine
 
 from mergekit_omp.approximation.features import FeatureBlock, FeatureRows, anchor_features
 from mergekit_omp.approximation.neighbours import coarse_anchors, nearest_anchors
-from mergekit_omp.pursuit import compiled
+from mergekit_omp.pursuit import compiled, gram
 from mergekit_omp.pursuit.gram import STEPS, build, solve_by_gram
 from mergekit_omp.pursuit.lockstep import State
 from mergekit_omp.pursuit.problem import Problem, prepare
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--kriging", action="store_true", help="its constants, instead")
+    parser.add_argument("--blocks", action="store_true", help="LONGEST and LISTED, instead")
     options = parser.parse_args()
     print(f"{machine()}\n{vars(options)}\n")
     if options.kriging:
@@ -43,6 +45,9 @@ def main() -> None:
     targets = embeddings(options.targets, options.dim, seed=2)
     atoms = embeddings(options.atoms, options.dim, seed=1)
     problem = prepare(targets, atoms, options.k, None)
+    if options.blocks:
+        blocks(problem, options.repeats)
+        return
 
     def least(work: Callable[[], object]) -> float:
         """Against the float32 product of all targets and atoms."""
@@ -80,6 +85,23 @@ def main() -> None:
         each = options.k * (options.dim if dtype == torch.int8 else options.k)
         print(f"GRAM_COSTS[{dtype}]: {(slope - options.dim) / passes:.1f}")
         print(f"SPECULATION_COST ({dtype}): {once / each:.0f}")
+
+
+def blocks(problem: Problem, repeats: int) -> None:
+    """Processor time of a target, by iterations of a block and atoms on a shortlist."""
+    table, dtype = build(problem, torch.int16), problem.atoms.dtype
+    usual = gram.LIMITS[dtype]
+    for longest in (8, usual.longest, 2 * usual.longest):
+        for listed in (usual.listed // 2, usual.listed, 2 * usual.listed):
+            gram.LIMITS[dtype] = usual._replace(longest=longest, listed=listed)
+            times = []
+            for _ in range(repeats + 1):
+                began = time.process_time()
+                solve_by_gram(problem, table, len(problem.targets))
+                times.append(time.process_time() - began)
+            each = min(times[1:]) / len(problem.targets)
+            print(f"LONGEST {longest}, LISTED {listed}: {each * 1e3:.2f} ms of processor time")
+    gram.LIMITS[dtype] = usual
 
 
 def kriging(anchors: int, targets: int, dim: int, repeats: int) -> None:

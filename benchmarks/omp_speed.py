@@ -4,7 +4,9 @@
 
 Each solver gets a slice of the targets; ours pays its whole set-up (such as the Gram matrix) and
 is extrapolated from the slice to `--targets`, as are the peers. Runs alternate, so that all see
-the machine in the same state; the best of `--repeats` counts for each.
+the machine in the same state; the best of `--repeats` counts for each. The last two columns are of
+processor time, of all threads: where others use the machine too, these can be compared. Threads
+that wait must then sleep: OMP_WAIT_POLICY=passive.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from dictionaries import embeddings, machine
@@ -26,6 +30,8 @@ from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.solve import solve_planned
 
 os.environ.setdefault("MERGEKIT_OMP_DISABLE", "1")
+
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -48,21 +54,37 @@ def main() -> None:
         peers["batch_omp"] = lambda: _batch_omp(part, options.peer_slice)
     if options.sklearn_slice:
         peers["orthogonal_mp_gram"] = lambda: _scikit_learn(part, options.sklearn_slice)
-    times: dict[str, list[float]] = {name: [] for name in (*solvers, *peers)}
+    times: dict[str, list[Spent]] = {name: [] for name in (*solvers, *peers)}
     codes: dict[str, SparseCode] = {}
     found: dict[str, tuple[Tensor, Tensor]] = {}
     set_up = {name: solver.set_up for name, solver in solvers.items()}
     sizes = {"batch_omp": options.peer_slice, "orthogonal_mp_gram": options.sklearn_slice}
     for _ in range(options.repeats):
         for name, solver in solvers.items():
-            begun = time.perf_counter()
-            codes[name] = solver.solve(part)
-            times[name].append((time.perf_counter() - begun) / options.slice)
+            codes[name], spent = timed(partial(solver.solve, part))
+            times[name].append(spent / options.slice)
         for name, peer in peers.items():
-            begun = time.perf_counter()
-            found[name] = peer()
-            times[name].append((time.perf_counter() - begun) / sizes[name])
+            found[name], spent = timed(peer)
+            times[name].append(spent / sizes[name])
     _table(options, times, set_up, codes, found, part)
+
+
+class Spent(NamedTuple):
+    """Seconds that something took."""
+
+    wall: float
+    processor: float
+    """Of all threads."""
+
+    def __truediv__(self, parts: float) -> Spent:
+        return Spent(self.wall / parts, self.processor / parts)
+
+
+def timed(work: Callable[[], T]) -> tuple[T, Spent]:
+    """What some work returns, and what it takes."""
+    wall, processor = time.perf_counter(), time.process_time()
+    result = work()
+    return result, Spent(time.perf_counter() - wall, time.process_time() - processor)
 
 
 class _Tables:
@@ -70,13 +92,11 @@ class _Tables:
 
     def __init__(self, whole: Problem) -> None:
         self.whole = whole
-        self.built: dict[torch.dtype, tuple[gram.Gram, float]] = {}
+        self.built: dict[torch.dtype, tuple[gram.Gram, Spent]] = {}
 
-    def get(self, dtype: torch.dtype) -> tuple[gram.Gram, float]:
+    def get(self, dtype: torch.dtype) -> tuple[gram.Gram, Spent]:
         if dtype not in self.built:
-            begun = time.perf_counter()
-            table = gram.build(self.whole, dtype)
-            self.built[dtype] = table, time.perf_counter() - begun
+            self.built[dtype] = timed(lambda: gram.build(self.whole, dtype))
         return self.built[dtype]
 
 
@@ -86,7 +106,7 @@ class _Ours:
     def __init__(self, whole: Problem, search: str, memory: int | None, tables: _Tables) -> None:
         self.plan: Plan = choose(whole, search, memory)
         self.table: gram.Gram | None = None
-        self.set_up = 0.0
+        self.set_up = Spent(0, 0)
         if self.plan.gram is not None:
             self.table, self.set_up = tables.get(self.plan.gram)
         self.solve(whole.subset(torch.arange(2)))  # compiles, or loads what is compiled
@@ -116,19 +136,27 @@ def _scikit_learn(part: Problem, count: int) -> tuple[Tensor, Tensor]:
 
 def _table(
     options: argparse.Namespace,
-    times: dict[str, list[float]],
-    set_up: dict[str, float],
+    times: dict[str, list[Spent]],
+    set_up: dict[str, Spent],
     codes: dict[str, SparseCode],
     found: dict[str, tuple[Tensor, Tensor]],
     part: Problem,
 ) -> None:
+    none = Spent(0, 0)
+    rates = {name: Spent(*map(min, *spent, spent[0])) for name, spent in times.items()}
     total = {
-        name: set_up.get(name, 0.0) + min(spent) * options.targets for name, spent in times.items()
+        name: Spent(
+            *(
+                once + rate * options.targets
+                for once, rate in zip(set_up.get(name, none), rates[name], strict=True)
+            )
+        )
+        for name in times
     }
     reference = total.get("batch_omp", max(total.values()))
     print(
         f"\n{'solver':<20}{'set-up s':>9}{'ms/target':>11}{'all s':>9}{'times':>8}"
-        f"{'same support':>14}{'residual':>12}"
+        f"{'same support':>14}{'residual':>12}{'processor s':>13}{'times':>8}"
     )
     expected = found.get("batch_omp")
     for name in times:
@@ -147,8 +175,9 @@ def _table(
             ).decode(part.atoms)
             residual = f"{left.norm(dim=1).mean():.6f}"
         print(
-            f"{name:<20}{set_up.get(name, 0):>9.1f}{min(times[name]) * 1e3:>11.2f}"
-            f"{total[name]:>9.0f}{reference / total[name]:>8.1f}{same:>14}{residual:>12}"
+            f"{name:<20}{set_up.get(name, none).wall:>9.1f}{rates[name].wall * 1e3:>11.2f}"
+            f"{total[name].wall:>9.0f}{reference.wall / total[name].wall:>8.1f}{same:>14}{residual:>12}"
+            f"{total[name].processor:>13.0f}{reference.processor / total[name].processor:>8.1f}"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"peak memory of the process, peers included: {peak / 1e9:.2f} GB")

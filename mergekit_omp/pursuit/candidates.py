@@ -45,13 +45,6 @@ class Kept(NamedTuple):
     counts: Int64[np.ndarray, "batch"]
 
 
-def none_kept(batch: int) -> Kept:
-    """No candidates yet."""
-    shape = batch, CAPACITY
-    floors, counts = np.zeros(batch, np.float32), np.zeros(batch, np.int64)
-    return Kept(floors, np.empty(shape, np.int64), np.empty(shape, np.float32), counts)
-
-
 @kernel
 def compact(picks: Picks, uppers: Uppers, count: int, floor: float) -> int:
     """Drops the candidates that fell below the floor; returns how many are left."""

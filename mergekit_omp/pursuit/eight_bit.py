@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mergekit_omp.pursuit.candidates import CAPACITY, Coarse, collect, none_kept
+from mergekit_omp.pursuit.candidates import CAPACITY, Coarse, Kept, collect
 from mergekit_omp.pursuit.decision import PAIRS, decide_pairs
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search
 from mergekit_omp.pursuit.problem import Problem
@@ -50,7 +50,9 @@ class EightBit(Search):
     def find(
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
-        kept = none_kept(len(barred))
+        batch, shape = len(barred), (len(barred), CAPACITY)
+        empty = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        kept = Kept(np.zeros(batch, np.float32), *empty, np.zeros(batch, np.int64))
         integers, scale = self._rounded(residuals)
         lengths = torch.linalg.vector_norm(residuals, dim=1)
         units = (scale / lengths).float().numpy()
@@ -66,7 +68,7 @@ class EightBit(Search):
                 collect(first, products.numpy(), low, units, self.described, kept)
 
         # Each thread multiplies its own rows, so that none waits for another.
-        in_threads(work, len(barred))
+        in_threads(work, batch)
         floors, picks, uppers, counts = (torch.from_numpy(values) for values in kept)
         rows, places = (uppers >= floors[:, None]).nonzero(as_tuple=True)
         held = places < counts[rows]

@@ -25,8 +25,9 @@ SHARE = 4
 """Targets that a thread takes at a time."""
 
 LONGEST, LISTED = 16, 1024
-"""Iterations of a block and atoms on a shortlist: the fastest of a few that were tried on an AMD
-EPYC (Zen 4) with 32,768 atoms, 2,048 dimensions and k = 64. Kept on other processors untried."""
+"""Iterations of a block and atoms on a shortlist, by `benchmarks/costs.py --blocks` at 32,768 atoms,
+2,048 dimensions and k = 64: the fastest on Zen 4, and on a Xeon with AMX (2026-11-26, busy: 6.0 ms of
+a core; 7.9 with 8 and 1,024; 8.3 with 16 and 512)."""
 LIMITS = {
     torch.float32: Limits(1e-3, 1e-5, 1e-5, LONGEST, LISTED, verified=True),
     torch.float64: Limits(1e-9, 1e-12, 1e-12, LONGEST, LISTED, verified=True),

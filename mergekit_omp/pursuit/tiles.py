@@ -10,14 +10,14 @@ from jaxtyping import Float, Int, Int64
 
 from mergekit_omp.pursuit.compiled import kernel
 
-TILE = 512
-"""Atoms in a tile: four rows of a Gram tile and eight of the result stay in a first-level cache."""
+TILE = 1024
+"""Atoms in a tile: four rows of a Gram tile and four of the result stay in a first-level cache."""
 
 Table = Int[np.ndarray, "atoms row"]
 Atoms = Float[np.ndarray, "atoms"]
 Slots = Int64[np.ndarray, "slots"]
 Listed = Int64[np.ndarray, "listed"]
-Rows = Float[np.ndarray, "iterations _"]
+Rows = Float[np.ndarray, "_ _"]
 Values = Float[np.ndarray, "_"]
 """Some numbers in a row; where two are given, the shorter says how many."""
 
