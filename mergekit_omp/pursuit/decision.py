@@ -14,7 +14,7 @@ from torch import Tensor
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.tiles import dot
 
-PAIRS = 8192
+PAIRS = 2048
 """Candidates decided at once by torch."""
 
 
