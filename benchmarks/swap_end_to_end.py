@@ -4,9 +4,9 @@ Makes two random models with the vocabularies of Llama 3 and Qwen, gives the sec
 tokenizer with `mergekit-yaml` and `merge_method: omp`, and does the same with
 `mergekit-tokensurgeon -a omp`; both are whole processes. The latter takes more than a day, so it
 is stopped after `--peer-batches` of its batches of 512 tokens, and the rest is extrapolated from
-the time of those batches: they are all alike. `--batches` does the same to ours.
+the time of those batches: they are all alike. `--tokens` does the same to ours.
 
-    python benchmarks/swap_end_to_end.py --hidden 896 --k 64 --batches 6
+    python benchmarks/swap_end_to_end.py --hidden 896 --k 64 --tokens 2048
 
 Needs the test extra and the packages of tests/no-deps.txt.
 """
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 PROGRESS = rb":\s+\d+%[^|]*\|[^|]*\|\s*(\d+)/(\d+)"
 PEER = re.compile(rb"Approximating tokens" + PROGRESS)
+OURS = re.compile(rb"pursuit" + PROGRESS)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--memory", help="the solver's budget, such as 2GB")
     parser.add_argument("--search", default="auto")
+    parser.add_argument("--tokens", type=int, help="stop ours after so many of the first tensor's")
     parser.add_argument("--peer-batches", type=int, default=2)
     parser.add_argument("--no-peer", action="store_true")
     settings = parser.parse_args()
@@ -130,7 +132,10 @@ def main() -> None:
         }
         (root / "swap.yml").write_text(yaml.safe_dump(config))
         swap = [command("mergekit-yaml"), str(root / "swap.yml"), str(root / "ours")]
-        ours = whole(swap)
+        if settings.tokens:
+            ours = until(swap, OURS, settings.tokens, tensors=2, unit="tokens")
+        else:
+            ours = whole(swap)
         config["merge_method"] = "zero"
         del config["parameters"]
         (root / "zero.yml").write_text(yaml.safe_dump(config))

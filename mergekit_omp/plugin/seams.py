@@ -165,7 +165,9 @@ def unsupported(seams: Iterable[Seam]) -> str | None:
 def refusal(problem: str) -> str:
     """The error message for `problem`, which `unsupported` has found."""
     supported = f"mergekit{','.join(sorted(map(str, SUPPORTED), reverse=True))}"
+    # A fault names the library that it was found in: mergekit, transformers or another.
     return (
-        f"mergekit-omp works with {supported}, but {problem}. Install a supported mergekit: pip "
-        f"install '{supported}'."
+        f"mergekit-omp works with {supported} and with the releases of other packages that it "
+        f"declares, but {problem}. Install what it declares: pip install --upgrade mergekit-omp "
+        f"'{supported}'."
     )
