@@ -82,10 +82,11 @@ def _read(path: Path) -> str:
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start}): convert it, for example with iconv"
         ) from error
-    if "\0" in text:
+    # One may stand in a text; UTF-16 has one beside every Latin letter.
+    if text.count("\0") > len(text) / 10:
         raise ValueError(
-            f"{path} holds bytes of zero, which no text does: it may be UTF-16, to be converted for "
-            "example with iconv, or no text at all"
+            f"{path} holds as many bytes of zero as no text does: it may be UTF-16, to be converted "
+            "for example with iconv, or no text at all"
         )
     return text
 

@@ -55,7 +55,8 @@ CASES: list[Case] = [
     good("U+2028 in a line of JSON", on('{"text": "one\u2028two \u0085 three"}\n', "text.jsonl")),
     good("a carriage return in JSON", on('{"text": "one"}\r\n{"text": "two"}\r\n', "text.jsonl")),
     good("a text of one character", on("a")),
-    good("a text of null bytes", on("a\x00b\x00c" * 9)),
+    good("a text with a null byte", on("a text\x00" + "with a null byte " * 9)),
+    bad("a text in UTF-16", on("a text in UTF-16".encode("utf-16-le")), "text.txt", "UTF-16"),
     good(
         "a text with escapes of a terminal",
         on("\x1b[2J\x1b]0;title\x07 hello " * 9, "t.txt", "base", "--json"),
