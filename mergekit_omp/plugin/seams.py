@@ -165,9 +165,8 @@ def unsupported(seams: Iterable[Seam]) -> str | None:
 def refusal(problem: str) -> str:
     """The error message for `problem`, which `unsupported` has found."""
     supported = f"mergekit{','.join(sorted(map(str, SUPPORTED), reverse=True))}"
-    # A fault names the library that it was found in: mergekit, transformers or another.
+    # The problem may be with another library; pip then installs the release that is declared.
     return (
-        f"mergekit-omp works with {supported} and with the releases of other packages that it "
-        f"declares, but {problem}. Install what it declares: pip install --upgrade mergekit-omp "
-        f"'{supported}'."
+        f"mergekit-omp works with {supported}, but {problem}. Install what it declares: pip install "
+        f"--upgrade mergekit-omp '{supported}'."
     )
