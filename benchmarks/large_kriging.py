@@ -28,13 +28,13 @@ ROWS_AT_ONCE = 4096
 PHASES = {
     "_normal_equations": "normal equations",
     "validated": "penalties",
-    "of_missing": "regression of the missing",
+    "of_missing": "regression of the missing, and their neighbours' residuals",
     "coarse_anchors": "anchors as integers",
     "interpolated": "the nearest of all tokens",
     "spelled_alike": "tokens spelled alike",
     "nearest_anchors": "nearest anchors, the check's too",
-    "mixed_residuals": "mixing residuals, the check's too",
-    "ordinary_kriging": "weights, the check's too",
+    "mixed_residuals": "mixing residuals of the check",
+    "local_weights": "weights, the check's and all tokens' too",
 }
 """By the names of functions."""
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -22,6 +23,7 @@ from mergekit_omp.approximation.chunks import chunks
 from mergekit_omp.approximation.coarse_neighbours import CoarseAnchors
 from mergekit_omp.approximation.features import FeatureBlock, FeatureRows, anchor_features
 from mergekit_omp.approximation.interpolation import LENGTH, NOISE, NearestAnchors
+from mergekit_omp.approximation.local_weights import Read, local_weights
 from mergekit_omp.approximation.moments import finite_rows
 from mergekit_omp.approximation.neighbours import (
     coarse_anchors,
@@ -29,6 +31,7 @@ from mergekit_omp.approximation.neighbours import (
     ordinary_kriging,
     units,
 )
+from mergekit_omp.approximation.reading import readable, sums_of_rows
 from mergekit_omp.approximation.spelling import Spellings
 
 NOISE_OF_COMPOSED = 1.0
@@ -51,6 +54,7 @@ class AllTokens:
     others: FeatureBlock
     """Features of the tokens that the donor lacks, in the place of the anchors'."""
     texts: Texts
+    progress: bool
 
     @classmethod
     def of(
@@ -80,6 +84,7 @@ class AllTokens:
             anchors=block,
             others=dataclasses.replace(block, anchors=FeatureRows.all_finite(vectors[usable])),
             texts=texts,
+            progress=inputs.progress,
         )
 
     def interpolated(
@@ -91,30 +96,46 @@ class AllTokens:
         indices where they are anchors.
         """
         dtype, anchors, count = self.mean.dtype, len(self.anchors.anchors), near.count
-        block = near.blocks[0]
+        block = self.anchors
+        if themselves is not None:
+            block = block.anchors_as_missing(themselves)
         if len(near.blocks) > 1:
             near = NearestAnchors.of(
-                [block], count, dtype, coarse=self._coarse_anchors, themselves=themselves
+                [block],
+                count,
+                dtype,
+                coarse=self._coarse_anchors,
+                progress=self.progress,
+                themselves=themselves,
             )
         cosines, whose = near.cosines, near.whose
         if others := min(count, len(self.rows) - anchors):
             block = dataclasses.replace(block, anchors=self.others.anchors)
-            closest, which = nearest_anchors([block], others, dtype, coarse=self._coarse_others)
+            closest, which = nearest_anchors(
+                [block],
+                others,
+                dtype,
+                coarse=self._coarse_others,
+                progress=self.progress,
+                label="Nearest of the others",
+            )
             cosines, places = torch.cat([cosines, closest], dim=1).topk(count, dim=1)
             whose = torch.cat([whose, which + anchors], dim=1).gather(1, places)
         result = self.mean.new_empty((len(whose), len(self.mean)))
+        compiled = block.readable(dtype) and self.anchors.readable(dtype)
         bytes_each = dtype.itemsize * (
             3 * count * (self.others.dim + len(self.mean)) + 3 * count**2
         )
-        for part in chunks(len(whose), bytes_each):
-            points = units(self._features(whose[part].flatten()))
+        for part in chunks(len(whose), bytes_each, progress=self.progress, label="All tokens"):
             composed = whose[part] >= anchors
-            weights, _ = ordinary_kriging(
-                cosines[part],
-                points.reshape(-1, count, self.others.dim),
-                LENGTH,
-                torch.where(composed, NOISE_OF_COMPOSED, NOISE).to(dtype),
-            )
+            noise = torch.where(composed, NOISE_OF_COMPOSED, NOISE).to(dtype)
+            if compiled:
+                read = self._reader(whose[part])
+                weights, _, _ = local_weights(read, cosines[part], block.dim, LENGTH, noise)
+            else:
+                points = units(self._features(whose[part].flatten()))
+                points = points.reshape(-1, count, self.others.dim)
+                weights, _ = ordinary_kriging(cosines[part], points, LENGTH, noise)
             result[part] = self._sums(weights, whose[part])
         return result
 
@@ -128,7 +149,11 @@ class AllTokens:
         `themselves` are indices of the words among the anchors, where they are anchors.
         """
         count = min(SPELLED_ALIKE, len(self.rows))
-        cosines, whose = self._spellings.nearest(words, count, themselves)
+        given = [self.rows, *([] if themselves is None else [themselves])]
+        name = f"spelled alike, {themselves is not None}"
+        cosines, whose = self.texts.shared.of(
+            name, given, lambda: self._spellings.nearest(words, count, themselves)
+        )
         weights = torch.softmax(cosines / TEMPERATURE, dim=1).where(cosines > 0, 0)
         weights, whose = weights.to(self.mean), whose.to(self.mean.device)
         result = self.mean.new_empty((len(whose), len(self.mean)))
@@ -160,8 +185,28 @@ class AllTokens:
         found[~shared] = anchor_features([self.others], whose[~shared] - anchors, dtype)
         return found
 
+    def _reader(self, whose: Int64[Tensor, "some count"]) -> Read:
+        dtype, anchors = self.mean.dtype, len(self.anchors.anchors)
+        assert isinstance(self.anchors.anchors, FeatureRows)
+        assert isinstance(self.others.anchors, FeatureRows)
+        shared, own = whose < anchors, self.anchors.anchors
+        rows = own.indices[whose.clamp_max(anchors - 1)].where(shared, -1).numpy()
+        others = (whose - anchors).where(~shared, -1).numpy()
+        features = self.anchors.features_of(own.matrix, dtype)
+        of_others = self.others.features_of(self.others.anchors.matrix, dtype)
+
+        def read(some: slice, to: Float[np.ndarray, "neighbours width"]) -> None:
+            of_others.write(others[some].reshape(-1), to)
+            features.write(rows[some].reshape(-1), to, blank=False)
+
+        return read
+
     def _sums(
         self, weights: Float[Tensor, "some count"], whose: Int64[Tensor, "some count"]
     ) -> Float[Tensor, "some base_dim"]:
+        if readable(self.base, weights.dtype):
+            rows, bounds = self.rows[whose].flatten(), torch.arange(len(whose) + 1) * whose.shape[1]
+            sums = sums_of_rows(self.base, rows, bounds, weights.flatten())
+            return sums - weights.sum(1, keepdim=True) * self.mean
         offsets = self.base[self.rows[whose]].to(weights.dtype) - self.mean
         return (weights[:, None] @ offsets)[:, 0]

@@ -24,8 +24,9 @@ def donor_is_missing(method: str) -> ValueError:
 def usable_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
     """Which rows can be used: those that are finite and not zero."""
     usable = finite_rows(rows)
-    for block in strips(len(rows), 2 * rows.shape[1] * rows.element_size()):
-        usable[block] &= (rows[block] != 0).any(1)
+    doubtful = (rows.sum(1) == 0).nonzero()[:, 0]
+    for block in strips(len(doubtful), 2 * rows.shape[1] * rows.element_size()):
+        usable[doubtful[block]] &= (rows[doubtful[block]] != 0).any(1)
     return usable
 
 

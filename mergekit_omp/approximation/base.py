@@ -21,6 +21,7 @@ from torch import Tensor
 from mergekit_omp.approximation.fit import ANCHORS, Fit, Parts
 from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.norms import match_norms
+from mergekit_omp.approximation.shared import Shared
 from mergekit_omp.pursuit import Code
 
 
@@ -68,6 +69,8 @@ class Texts:
     """Cuts byte strings with the base's tokenizer; returns the base's rows of the pieces."""
     segment_in_donor: Segment
     """Cuts byte strings with the donor's tokenizer; returns the donor's rows of the pieces."""
+    shared: Shared = field(default_factory=Shared)
+    """What methods found out, for further tensors whose tokens these are."""
 
 
 @dataclass(frozen=True, eq=False)

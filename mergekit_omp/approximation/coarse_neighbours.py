@@ -7,7 +7,7 @@ asks to decide exactly. Worth it where a processor multiplies 8-bit integers fas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,10 @@ from mergekit_omp.pursuit.ways import Way, obstacle
 
 CAPACITY = 512
 """Candidates kept for a target."""
-STRIP, RUN = 1024, 64
-"""Anchors multiplied at a time, whose products stay in a core's cache, and passed over at once."""
+TILE, STRIP = 1024, 512
+"""Targets and anchors that are multiplied at a time: their products stay in a core's cache."""
+RUN = 64
+"""Anchors that are passed over at once."""
 
 
 def worthwhile(device: torch.device) -> bool:
@@ -68,12 +70,13 @@ class CoarseAnchors:
     @property
     def bytes_each(self) -> int:
         """What one target takes."""
-        return 4 * STRIP + 12 * CAPACITY + self.integers.shape[1]
+        return 12 * CAPACITY + self.integers.shape[1]
 
     def candidates(
         self, targets: Float[Tensor, "targets dim"], count: int
-    ) -> Iterator[Int64[Tensor, "candidates"] | None]:
-        """For each target the anchors that may be its `count` nearest by cosine; None: too many.
+    ) -> tuple[Int64[Tensor, "candidates"], Int64[Tensor, "targets"]]:
+        """The anchors that may be the `count` nearest of each target by cosine, one target's after
+        another's, and how many each has; -1: more than there is room for, of which none is told.
 
         Targets have length 1, or are zero.
         """
@@ -85,24 +88,23 @@ class CoarseAnchors:
         counts = np.zeros(len(targets), np.int64)
 
         def work(first: int, last: int) -> None:
-            room = torch.empty((last - first) * STRIP, dtype=torch.int32)
+            room = torch.empty(min(TILE, last - first) * STRIP, dtype=torch.int32)
             for low in range(0, len(self.scales), STRIP):
                 strip = self.integers[low : low + STRIP]
-                products = room[: (last - first) * len(strip)].view(last - first, len(strip))
-                torch._int_mm(integers[first:last], strip.T, out=products)
                 across = self.scales[low : low + STRIP].numpy()
-                found = picks[first:last], uppers[first:last], counts[first:last]
-                collect(
-                    low, products.numpy(), across, slopes[first:last], lowest[first:last], *found
-                )
+                for top in range(first, last, TILE):
+                    part = slice(top, min(top + TILE, last))
+                    rows = integers[part]
+                    products = room[: len(rows) * len(strip)].view(len(rows), len(strip))
+                    torch._int_mm(rows, strip.T, out=products)
+                    found = picks[part], uppers[part], counts[part]
+                    collect(low, products.numpy(), across, slopes[part], lowest[part], *found)
+            weed_out(first, last, lowest, picks, uppers, counts)
 
         in_threads(work, len(targets))
-        for row in range(len(targets)):
-            if counts[row] > CAPACITY:
-                yield None
-                continue
-            left = uppers[row, : counts[row]] >= lowest[row].min()
-            yield torch.from_numpy(picks[row, : counts[row]][left])
+        sizes = torch.from_numpy(counts)
+        held = torch.arange(CAPACITY) < sizes[:, None]
+        return torch.from_numpy(picks)[held], sizes
 
 
 @kernel
@@ -128,9 +130,11 @@ def collect(
         for at in range(0, products.shape[1], RUN):
             line, steps = products[row, at : at + RUN], scales[at : at + RUN]
             level = bounds[weakest] - width
-            some = 0
+            # A count as wide as the products, so that as many are compared at once.
+            some = np.int32(0)
             for x in range(line.shape[0]):
-                some += 1 if (np.float32(line[x]) + slope) * steps[x] >= level else 0
+                upper = (np.float32(line[x]) + slope) * steps[x]
+                some = np.int32(some + np.int32(upper >= level))
             if some == 0:
                 continue
             for x in range(line.shape[0]):
@@ -153,3 +157,21 @@ def collect(
             if count > picks.shape[1]:
                 break
         counts[row] = count
+
+
+@kernel
+def weed_out(
+    first: int,
+    last: int,
+    lowest: Float32[np.ndarray, "targets count"],
+    picks: Int64[np.ndarray, "targets capacity"],
+    uppers: Float32[np.ndarray, "targets capacity"],
+    counts: Int64[np.ndarray, "targets"],
+) -> None:
+    """Drops the candidates of targets `first` to `last` that lower bounds have passed since; the
+    count of a target that had too many becomes -1."""
+    for row in range(first, last):
+        if counts[row] > picks.shape[1]:
+            counts[row] = -1
+        else:
+            counts[row] = compact(picks[row], uppers[row], counts[row], lowest[row].min())

@@ -12,14 +12,19 @@ from mergekit_omp.approximation.anchors import donor_rows, require_anchors, usab
 from mergekit_omp.approximation.base import CodingInputs
 from mergekit_omp.approximation.features import FeatureBlock, FeatureRows
 from mergekit_omp.approximation.moments import finite_rows
+from mergekit_omp.approximation.shared import checksum
 
 
 @dataclass(frozen=True, eq=False)
 class DonorFeatures:
     """Features of tokens in a donor. Its rows are read where they are, if the inputs say where."""
 
+    own: FeatureBlock
+    """From the donor's matrix."""
     blocks: list[FeatureBlock]
-    """From the donor's matrix, and from its other one where it has two."""
+    """That, and one from its other matrix where it has two, in the order of `checksums`."""
+    checksums: Int64[Tensor, "blocks 3"]
+    """Of the matrices: they come in one order, whichever of them a problem is about."""
     anchor_rows: Int64[Tensor, "usable_anchors"]
     """The base's row of each anchor that is usable."""
     blank: Bool[Tensor, "missing"]
@@ -41,7 +46,33 @@ class DonorFeatures:
         if inputs.other_matrix is not None:
             other = inputs.other_matrix.to(device)
             blocks.append(_block(other, anchors, targets, inputs.progress))
-        return cls(blocks, inputs.anchor_rows.to(device, torch.int64)[chosen], ~usable[targets])
+        rows = inputs.anchor_rows.to(device, torch.int64)[chosen]
+        return cls.in_order(blocks, rows, ~usable[targets])
+
+    @classmethod
+    def in_order(
+        cls,
+        blocks: list[FeatureBlock],
+        anchor_rows: Int64[Tensor, "usable_anchors"],
+        blank: Bool[Tensor, "missing"],
+    ) -> DonorFeatures:
+        """From the block of the donor's matrix and that of its other one."""
+        sums = [checksum(block.anchors.matrix) for block in blocks]
+        order = sorted(range(len(blocks)), key=lambda i: sums[i].tolist())
+        ordered = [blocks[i] for i in order]
+        return cls(blocks[0], ordered, torch.stack([sums[i] for i in order]), anchor_rows, blank)
+
+    @property
+    def identity(self) -> list[Tensor]:
+        """Tensors that are equal for features of the same tokens in the same matrices."""
+        found = [self.checksums]
+        for block in self.blocks:
+            assert isinstance(block.anchors, FeatureRows)
+            assert isinstance(block.missing, FeatureRows)
+            found += [block.anchors.indices, block.missing.indices]
+            if block.missing.matrix is not block.anchors.matrix:
+                found.append(checksum(block.missing.matrix))
+        return found
 
 
 def _of_copies(method: str, inputs: CodingInputs, device: torch.device) -> DonorFeatures:
@@ -54,7 +85,7 @@ def _of_copies(method: str, inputs: CodingInputs, device: torch.device) -> Donor
         blocks.append(
             FeatureBlock.of(FeatureRows.all_finite(others), FeatureRows.all_finite(theirs))
         )
-    return DonorFeatures(blocks, rows, ~(targets != 0).any(1))
+    return DonorFeatures.in_order(blocks, rows, ~(targets != 0).any(1))
 
 
 def _block(

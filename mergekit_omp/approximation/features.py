@@ -18,6 +18,7 @@ from torch.nn import functional
 from mergekit_omp.approximation.chunks import strips
 from mergekit_omp.approximation.dots import ragged_products
 from mergekit_omp.approximation.moments import finite_rows
+from mergekit_omp.approximation.reading import Features, readable, sums_of_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +50,15 @@ class FeatureRows:
         self, tokens: Int64[Tensor, "mixes count"], weights: Float[Tensor, "mixes count"]
     ) -> Float[Tensor, "mixes dim"]:
         """Weighted sums of the rows of `count` tokens; those without one add nothing."""
-        rows = self.read(tokens.flatten(), weights.dtype)
         known = self.indices[tokens.flatten()] >= 0
+        if readable(self.matrix, weights.dtype):
+            bounds = torch.arange(len(tokens) + 1) * tokens.shape[1]
+            rows = self.indices[tokens.flatten()]
+            ends = torch.cat([known.new_zeros(1, dtype=torch.int64), known.cumsum(0)])
+            return sums_of_rows(
+                self.matrix, rows[known], ends[bounds], weights.flatten()[known].contiguous()
+            )
+        rows = self.read(tokens.flatten(), weights.dtype)
         if not known.all():
             rows[~known] = 0
         return (weights[:, None] @ rows.reshape(*tokens.shape, -1))[:, 0]
@@ -96,12 +104,16 @@ class MeanRows:
         if not len(places):
             return weights.new_zeros((len(tokens), self.matrix.shape[1]))
         places += (self.bounds[flat] - ends + sizes).repeat_interleave(sizes)
+        rows, starts = self.rows[places], (ends - sizes)[:: tokens.shape[1]]
+        each = (weights.flatten() / sizes).repeat_interleave(sizes)
+        if readable(self.matrix, weights.dtype):
+            return sums_of_rows(self.matrix, rows, torch.cat([starts, ends[-1:]]), each)
         return functional.embedding_bag(
             torch.arange(len(places), device=places.device),
-            self.matrix[self.rows[places]].to(weights.dtype),
-            (ends - sizes)[:: tokens.shape[1]],
+            self.matrix[rows].to(weights.dtype),
+            starts,
             mode="sum",
-            per_sample_weights=(weights.flatten() / sizes).repeat_interleave(sizes),
+            per_sample_weights=each,
         )
 
 
@@ -156,15 +168,30 @@ class FeatureBlock:
         self,
         rows: FeatureRows | MeanRows,
         tokens: Int64[Tensor, "part"],
-        to: Float[Tensor, "part dim"],
+        to: Float[Tensor, "part width"],
+        start: int = 0,
     ) -> None:
-        """Writes the features of some tokens, whose rows are `rows` (anchors or missing tokens)."""
+        """Writes the features of some tokens, whose rows are `rows` (anchors or missing tokens), to
+        the columns from `start` on."""
+        if isinstance(rows, FeatureRows) and readable(rows.matrix, to.dtype):
+            features = self.features_of(rows.matrix, to.dtype)
+            features.write_in_threads(rows.indices[tokens], to, start)
+            return
         mean, known = self.mean.to(to.dtype), rows.known[tokens]
+        out = to[:, start : start + self.dim]
         for part in strips(len(tokens), 3 * to.itemsize * self.dim):
-            some = to[part]
+            some = out[part]
             torch.sub(rows.read(tokens[part], to.dtype), mean, out=some)
             some /= self.length
             some.masked_fill_(~known[part, None], 0)
+
+    def readable(self, dtype: torch.dtype) -> bool:
+        """Whether `reading` reads the anchors' rows."""
+        return isinstance(self.anchors, FeatureRows) and readable(self.anchors.matrix, dtype)
+
+    def features_of(self, matrix: Float[Tensor, "rows dim"], dtype: torch.dtype) -> Features:
+        """What makes features of the rows of a readable matrix."""
+        return Features.of(matrix, self.mean.to(dtype), self.length)
 
     def products(
         self,
@@ -218,6 +245,6 @@ def _side_by_side(
     result = torch.empty((len(tokens), width), dtype=dtype, device=device)
     start = 0
     for block, some in zip(blocks, rows, strict=True):
-        block.write(some, tokens, result[:, start : start + block.dim])
+        block.write(some, tokens, result, start)
         start += block.dim
     return result

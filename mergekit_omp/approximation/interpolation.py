@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,13 +12,17 @@ from torch import Tensor
 
 from mergekit_omp.approximation.chunks import chunks, strips
 from mergekit_omp.approximation.coarse_neighbours import CoarseAnchors
+from mergekit_omp.approximation.donor_features import DonorFeatures
 from mergekit_omp.approximation.features import FeatureBlock, anchor_features
+from mergekit_omp.approximation.local_weights import anchors_reader, local_weights
 from mergekit_omp.approximation.neighbours import (
+    coarse_anchors,
     nearest_anchors,
     ordinary_kriging,
     units,
     without_themselves,
 )
+from mergekit_omp.approximation.shared import Shared
 
 LENGTH = 1.0
 """Length scale of the residuals' correlation on the unit sphere: exp(-1) at a cosine of 0."""
@@ -80,9 +85,15 @@ class NearestAnchors:
             return
         width = sum(block.dim for block in self.blocks)
         bytes_each = dtype.itemsize * (2 * count * width + 3 * count**2)
-        of_chunk, label = 4 * dtype.itemsize * width, f"Interpolation{self.of_whom}"
+        of_chunk, label = 8 * dtype.itemsize * width, f"Interpolation{self.of_whom}"
+        compiled = all(block.readable(dtype) for block in self.blocks)
         for part in chunks(len(self.whose), of_chunk, progress=progress, label=label):
             near, toward = self.whose[part], self.cosines[part]
+            if compiled:
+                noise = toward.new_tensor(NOISE).expand_as(toward)
+                read = anchors_reader(self.blocks, near, dtype)
+                yield part, Weights(near, *local_weights(read, toward, width, LENGTH, noise))
+                continue
             weights, variances = torch.empty_like(toward), toward.new_empty(len(toward))
             mixed = toward.new_empty((len(toward), width))
             for some in strips(len(near), bytes_each):
@@ -93,6 +104,47 @@ class NearestAnchors:
                 )
                 mixed[some] = (weights[some, None] @ features)[:, 0]
             yield part, Weights(near, weights, variances, mixed)
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorSearch:
+    """Searches for nearest anchors, of which each is made once for all tensors that share it."""
+
+    donor: DonorFeatures
+    count: int
+    """How many are wanted."""
+    dtype: torch.dtype
+    shared: Shared
+    progress: bool = False
+
+    def of_missing(self) -> NearestAnchors:
+        return self._near(self.donor.blocks, None)
+
+    def of_anchors(self, which: Int64[Tensor, "checked"]) -> NearestAnchors:
+        """Those of some anchors but themselves."""
+        return self._near([block.anchors_as_missing(which) for block in self.donor.blocks], which)
+
+    def _near(
+        self, blocks: Sequence[FeatureBlock], themselves: Int64[Tensor, "tokens"] | None
+    ) -> NearestAnchors:
+        def found() -> tuple[Tensor, Tensor, str]:
+            near = NearestAnchors.of(
+                blocks,
+                self.count,
+                self.dtype,
+                coarse=self._coarse if self.count else None,
+                progress=self.progress,
+                themselves=themselves,
+            )
+            return near.cosines, near.whose, near.of_whom
+
+        given = [*self.donor.identity, *([] if themselves is None else [themselves])]
+        name = f"{self.count} nearest, {themselves is not None}, {self.dtype}"
+        return NearestAnchors(blocks, *self.shared.of(name, given, found))
+
+    @cached_property
+    def _coarse(self) -> CoarseAnchors | None:
+        return coarse_anchors(self.donor.blocks, self.dtype, progress=self.progress)
 
 
 @dataclass(frozen=True, eq=False)

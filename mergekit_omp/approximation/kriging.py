@@ -37,15 +37,13 @@ from mergekit_omp.approximation.features import (
     anchor_features,
 )
 from mergekit_omp.approximation.fit import NEIGHBOURS, PREDICTED_ERROR, Fit, Parts, predicted_errors
-from mergekit_omp.approximation.interpolation import NearestAnchors
+from mergekit_omp.approximation.interpolation import AnchorSearch, NearestAnchors
 from mergekit_omp.approximation.moments import finite_mean_at, mean_row
-from mergekit_omp.approximation.neighbours import (
-    coarse_anchors,
-)
 from mergekit_omp.approximation.numbers import blend_digits, digit_rows
 from mergekit_omp.approximation.parameters import Count, PositiveFloat
 from mergekit_omp.approximation.pieces import pieces_of_missing, pieces_without_itself
 from mergekit_omp.approximation.ridge import USUAL
+from mergekit_omp.approximation.shared import Shared
 from mergekit_omp.approximation.shares import FEWEST, Shares, choose_shares, spread_by_use
 from mergekit_omp.approximation.trend import Trend
 from mergekit_omp.pursuit import Code, SparseCode
@@ -171,29 +169,26 @@ class Kriging(Approximation, frozen=True):
         problem.inputs.in_force["ridge"] = fit.ridge
         problem.inputs.in_force["neighbors"] = min(self.neighbors, len(rows))
         LOG.debug("kriging: ridge %g of %d features, %d anchors", fit.ridge, width, len(rows))
-        coarse = coarse_anchors(in_donor, dtype, progress=progress) if self.neighbors else None
-        among = [block.anchors_as_missing(checked) for block in in_donor]
-        near = NearestAnchors.of(
-            among, self.neighbors, dtype, coarse=coarse, progress=progress, themselves=checked
-        )
+        search = AnchorSearch(donor, self.neighbors, dtype, texts.shared, progress)
+        near = search.of_anchors(checked)
         alone = _Alone.of(near, trend, checked, progress)
         shares, tokens = Shares((1.0, 1.0, 0.0, 0.0), 1.0), None
         if self.adapt and near.count and missing and len(rows) >= FEWEST:
-            tokens = AllTokens.of(problem, texts, in_donor[0], rows, mean.to(dtype))
+            tokens = AllTokens.of(problem, texts, donor.own, rows, mean.to(dtype))
             shares = alone.shares(tokens, near, use)
             LOG.debug("kriging, %s: %s", problem.part.value, shares)
 
         result = base.new_empty((missing, base.shape[1]), dtype=dtype)
         bytes_each = dtype.itemsize * (2 * width + 2 * base.shape[1])
-        for part in chunks(missing, bytes_each, progress=progress, label="Rows"):
-            result[part] = shares.values[0] * trend.of_missing(part)
         errors = result.new_full((missing,), fit.squared_error * alone.scale * shares.change)
-        near = NearestAnchors.of(in_donor, self.neighbors, dtype, coarse=coarse, progress=progress)
-        del coarse
+        near = search.of_missing()
+        del search
         for part, found in near.weights(progress=progress):
-            left = trend.mixed_residuals(found.whose, found.weights, found.features)
-            result[part] += shares.values[1] * left
+            result[part] = trend.of_missing(part, shares.values[0], found, shares.values[1])
             errors[part] *= found.variances
+        if not near.count:
+            for part in chunks(missing, bytes_each, progress=progress, label="Rows"):
+                result[part] = trend.of_missing(part)
         if tokens is not None and any(shares.values[2:]):
             result.add_(tokens.interpolated(near), alpha=shares.values[2])
             result.add_(tokens.spelled_alike(texts.missing), alpha=shares.values[3])
@@ -213,14 +208,14 @@ class Kriging(Approximation, frozen=True):
         """The neighbours of each missing token, whose residuals are added to the regression."""
         dtype, device = working_dtype(problem.base), problem.base.device
         donor = DonorFeatures.of(self.name, problem.inputs, device)
-        in_donor, rows = donor.blocks, donor.anchor_rows
-        coarse = coarse_anchors(in_donor, dtype) if self.neighbors else None
-        near = NearestAnchors.of(in_donor, self.neighbors, dtype, coarse=coarse)
+        texts = problem.inputs.texts
+        shared = Shared() if texts is None else texts.shared
+        near = AnchorSearch(donor, self.neighbors, dtype, shared).of_missing()
         weights = torch.zeros_like(near.cosines)
         for part, found in near.weights():
             weights[part] = found.weights
         return SparseCode(
-            indices=rows[near.whose],
+            indices=donor.anchor_rows[near.whose],
             coefficients=weights,
             residual_norms=torch.full((len(weights),), torch.nan),
         )
@@ -249,7 +244,7 @@ class _Alone:
         own = trend.residuals(which)
         local, expected = torch.zeros_like(own), 0.0
         for part, found in near.weights(progress=progress):
-            local[part] = trend.mixed_residuals(found.whose, found.weights, found.features)
+            local[part] = trend.mixed_residuals(found)
             expected += found.variances.sum().item()
         expected *= trend.fit.residual
         scale = (own - local).square().sum().item() / expected if expected else 1.0

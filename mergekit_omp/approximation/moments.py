@@ -15,13 +15,12 @@ from mergekit_omp.approximation.codes import working_dtype
 
 def finite_rows(rows: Float[Tensor, "rows dim"]) -> Bool[Tensor, "rows"]:
     """Which rows have finite values only."""
-    return torch.cat(
-        [
-            torch.isfinite(rows[block]).all(1)
-            for block in strips(len(rows), 3 * rows.shape[1] * rows.element_size())
-        ]
-        or [torch.ones(0, dtype=torch.bool, device=rows.device)]
-    )
+    # What is not finite stays so in a sum; looking at every value takes twenty times as long.
+    finite = torch.isfinite(rows.sum(1))
+    doubtful = (~finite).nonzero()[:, 0]
+    for block in strips(len(doubtful), 3 * rows.shape[1] * rows.element_size()):
+        finite[doubtful[block]] = torch.isfinite(rows[doubtful[block]]).all(1)
+    return finite
 
 
 def finite_mean(

@@ -73,10 +73,8 @@ def nearest_by(
 ) -> tuple[Float[Tensor, "targets count"], Int64[Tensor, "targets count"]]:
     """The same as `_nearest`, from the few anchors that may be among the nearest."""
     parts = targets.split([block.dim for block in blocks], dim=1)
-    found = list(coarse.candidates(targets, count))
-    none = torch.empty(0, dtype=torch.int64)
-    picks = torch.cat([none if some is None else some for some in found])
-    sizes = torch.tensor([0 if some is None else len(some) for some in found])
+    picks, found = coarse.candidates(targets, count)
+    sizes = found.clamp_min(0)
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
     products = [
         block.products(part, picks, bounds) for block, part in zip(blocks, parts, strict=True)
@@ -87,8 +85,7 @@ def nearest_by(
     table = targets.new_full((len(targets), max(int(sizes.max()), count)), -torch.inf)
     table[rows, places] = each
     cosines, best = table.topk(count, dim=1)
-    many = torch.tensor([row for row, some in enumerate(found) if some is None], dtype=torch.int64)
-    sure = sizes > 0
+    many, sure = (found < 0).nonzero()[:, 0], found >= 0
     whose = torch.empty((len(targets), count), dtype=torch.int64)
     whose[sure] = picks[bounds[:-1][sure, None] + best[sure]]
     if len(many):

@@ -6,35 +6,40 @@ Buckley 1988). Letters of either case are the same, and so are words with and wi
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int32, Int64, UInt64
 from torch import Tensor
 
 from mergekit_omp.approximation.chunks import chunks
+from mergekit_omp.pursuit.compiled import kernel, obstacle
+from mergekit_omp.pursuit.threads import in_threads
 
 LENGTHS = (2, 3, 4, 5)
 """Of the n-grams, in bytes."""
+KIND = np.uint64(56)
+"""Bits of a gram's key below those that say what it is: its length, or one of the following."""
+BARE, EXACT, SPACE = 8, 9, 10
+"""Without its space and in lower case a word is one gram, as its very bytes are; so is a space."""
 
 
 class Spellings:
     """Words that others are compared with."""
 
     def __init__(self, words: Sequence[bytes]) -> None:
-        self._ids: dict[bytes, int] = {}
-        grams = [_grams(word) for word in words]
-        for found in grams:
-            for gram in found:
-                self._ids.setdefault(gram, len(self._ids))
-        documents = np.zeros(len(self._ids))
-        for found in grams:
-            documents[[self._ids[gram] for gram in found]] += 1
+        self._wholes: dict[tuple[int, bytes], int] = {}
+        for word in words:
+            for whole in ((BARE, _bare(word)), (EXACT, word)):
+                self._wholes.setdefault(whole, len(self._wholes))
+        keys, starts = self._grams(words)
+        self._known, columns = np.unique(keys, return_inverse=True)
+        counted = self._counted(columns, starts)
+        documents = np.bincount(counted.indices, minlength=len(self._known))
         self._rarity = np.log((1 + len(words)) / (1 + documents)) + 1
-        self._words = self._matrix(grams).T.tocsr()
+        self._words = self._weighted(counted).T.tocsr()
 
     def nearest(
         self,
@@ -45,41 +50,132 @@ class Spellings:
         """The cosines of each word with the `count` that are spelled most like it, and which these
         are. Those that have no n-gram in common with it have a cosine of 0, as has the word that
         it is itself, where `themselves` says which."""
+        keys, starts = self._grams([word or b"" for word in words])
+        places = np.searchsorted(self._known, keys).clip(max=max(len(self._known) - 1, 0))
+        there = self._known[places] == keys
+        starts = np.concatenate([[0], there.cumsum()])[starts]
+        asked = self._weighted(self._counted(places[there], starts))
+        own = torch.full((len(words),), -1) if themselves is None else themselves.cpu()
         cosines = torch.zeros((len(words), count))
         whose = torch.zeros((len(words), count), dtype=torch.int64)
-        for part in chunks(len(words), 8 * self._words.shape[1]):
-            asked = self._matrix([_grams(word or b"") for word in words[part]])
-            every = torch.from_numpy((asked @ self._words).toarray())
-            if themselves is not None:
-                every.scatter_(1, themselves[part, None].to(every.device), 0)
-            cosines[part], whose[part] = every.topk(count, dim=1)
+        if obstacle() is not None:
+            for part in chunks(len(words), 8 * self._words.shape[1]):
+                every = torch.from_numpy((asked[part] @ self._words).toarray())
+                if themselves is not None:
+                    every.scatter_(1, own[part, None], 0)
+                cosines[part], whose[part] = every.topk(count, dim=1)
+            return cosines, whose
+        of_asked = asked.indptr, asked.indices, asked.data
+        of_grams = self._words.indptr, self._words.indices, self._words.data
+        size, found = self._words.shape[1], (cosines.numpy(), whose.numpy())
+
+        def work(first: int, last: int) -> None:
+            room = np.zeros(size, np.float32), np.empty(size, np.int32)
+            most_alike(first, last, *of_asked, *of_grams, own.numpy(), *room, *found)
+
+        in_threads(work, len(words))
         return cosines, whose
 
-    def _matrix(self, grams: Sequence[Counter[bytes]]) -> scipy.sparse.csr_matrix:
-        """A row of length 1 for each word; grams without an id are left out."""
-        starts, columns, counts = [0], [], []
-        for found in grams:
-            known = [(self._ids[gram], times) for gram, times in found.items() if gram in self._ids]
-            columns += [column for column, _ in known]
-            counts += [times for _, times in known]
-            starts.append(len(columns))
-        data = (1 + np.log(np.array(counts, dtype=np.float64))) * self._rarity[columns]
-        rows = np.repeat(np.arange(len(grams)), np.diff(starts))
-        squares = np.bincount(rows, data**2, minlength=len(grams))
+    def _grams(
+        self, words: Sequence[bytes]
+    ) -> tuple[UInt64[np.ndarray, "grams"], Int64[np.ndarray, "boundaries"]]:
+        """The keys of each word's grams, one word's after another's, and where each word's begin."""
+        marked = [b"<" + _bare(word) + b">" for word in words]
+        sizes = np.array([len(word) for word in marked], dtype=np.int64)
+        text = np.frombuffer(b"".join(marked), np.uint8).astype(np.uint64)
+        ends = sizes.cumsum().repeat(sizes)
+        whose = np.arange(len(words)).repeat(sizes)
+        found, owners = [], []
+        for length in LENGTHS:
+            at = np.flatnonzero(np.arange(len(text)) + length <= ends)
+            key = np.full(len(at), np.uint64(length) << KIND)
+            for step in range(length):
+                key |= text[at + step] << np.uint64(8 * step)
+            found.append(key)
+            owners.append(whose[at])
+        for kind in (BARE, BARE, EXACT, SPACE):
+            wholes = [self._whole(word, kind) for word in words]
+            there = np.array([whole is not None for whole in wholes], dtype=bool)
+            numbers = np.array([whole for whole in wholes if whole is not None], dtype=np.uint64)
+            found.append(numbers | (np.uint64(kind) << KIND))
+            owners.append(np.flatnonzero(there))
+        keys, owner = np.concatenate(found), np.concatenate(owners)
+        order = owner.argsort(kind="stable")
+        return keys[order], np.searchsorted(owner[order], np.arange(len(words) + 1))
+
+    def _whole(self, word: bytes, kind: int) -> int | None:
+        """The number of a gram that is a whole word; None where there is none that is known."""
+        if kind == SPACE:
+            return 0 if word[:1] == b" " else None
+        return self._wholes.get((kind, _bare(word) if kind == BARE else word))
+
+    def _counted(
+        self, columns: Int64[np.ndarray, "grams"], starts: Int64[np.ndarray, "boundaries"]
+    ) -> scipy.sparse.csr_matrix:
+        """How often each word has each gram."""
+        shape = (len(starts) - 1, len(self._known))
+        counted = scipy.sparse.csr_matrix((np.ones(len(columns)), columns, starts), shape=shape)
+        counted.sum_duplicates()
+        return counted
+
+    def _weighted(self, counted: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
+        """A row of length 1 for each word."""
+        data = (1 + np.log(counted.data)) * self._rarity[counted.indices]
+        rows = np.repeat(np.arange(counted.shape[0]), np.diff(counted.indptr))
+        squares = np.bincount(rows, data**2, minlength=counted.shape[0])
         data /= np.sqrt(squares)[rows]
-        shape = (len(grams), len(self._ids))
-        return scipy.sparse.csr_matrix((data.astype(np.float32), columns, starts), shape=shape)
+        parts = data.astype(np.float32), counted.indices, counted.indptr
+        return scipy.sparse.csr_matrix(parts, shape=counted.shape)
 
 
-def _grams(word: bytes) -> Counter[bytes]:
-    """How often each n-gram occurs; the whole word, and its exact bytes, are grams of their own."""
-    bare = word.strip().lower()
-    marked = b"<" + bare + b">"
-    found = Counter(
-        marked[i : i + length] for length in LENGTHS for i in range(len(marked) - length + 1)
-    )
-    found[b"word:" + bare] += 2
-    found[b"bytes:" + word] += 1
-    if word[:1] == b" ":
-        found[b"space"] += 1
-    return found
+def _bare(word: bytes) -> bytes:
+    return word.strip().lower()
+
+
+@kernel
+def most_alike(
+    first: int,
+    last: int,
+    starts: Int32[np.ndarray, "boundaries"],
+    grams: Int32[np.ndarray, "entries"],
+    weights: Float32[np.ndarray, "entries"],
+    bounds: Int32[np.ndarray, "gram_boundaries"],
+    words: Int32[np.ndarray, "gram_entries"],
+    shares: Float32[np.ndarray, "gram_entries"],
+    own: Int64[np.ndarray, "asked"],
+    sums: Float32[np.ndarray, "words"],
+    touched: Int32[np.ndarray, "words"],
+    cosines: Float32[np.ndarray, "asked count"],
+    whose: Int64[np.ndarray, "asked count"],
+) -> None:
+    """Writes the largest cosines of the words `first` to `last` that are asked for, and with whom.
+
+    Of equal cosines the word that comes first. `sums` are zeros before and after.
+    """
+    for row in range(first, last):
+        some = 0
+        for entry in range(starts[row], starts[row + 1]):
+            weight = weights[entry]
+            for at in range(bounds[grams[entry]], bounds[grams[entry] + 1]):
+                word = words[at]
+                if sums[word] == 0:
+                    touched[some] = word
+                    some += 1
+                sums[word] += weight * shares[at]
+        best, of_whom, held = cosines[row], whose[row], 0
+        for i in range(some):
+            word, cosine = touched[i], sums[touched[i]]
+            sums[word] = 0
+            if word == own[row]:
+                continue
+            place = held
+            while place > 0 and (
+                cosine > best[place - 1]
+                or (cosine == best[place - 1] and word < of_whom[place - 1])
+            ):
+                if place < best.shape[0]:
+                    best[place], of_whom[place] = best[place - 1], of_whom[place - 1]
+                place -= 1
+            if place < best.shape[0]:
+                best[place], of_whom[place] = cosine, word
+                held = min(held + 1, best.shape[0])

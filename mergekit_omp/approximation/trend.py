@@ -20,6 +20,7 @@ from mergekit_omp.approximation.features import (
     anchor_features,
     missing_features,
 )
+from mergekit_omp.approximation.interpolation import Weights
 from mergekit_omp.approximation.ridge import RidgeFit, fit_ridge
 
 
@@ -73,9 +74,18 @@ class Trend:
     def known(self) -> list[FeatureBlock]:
         return [*self.in_donor, self.spelled]
 
-    def of_missing(self, part: slice) -> Float[Tensor, "part base_dim"]:
-        """What the regression says of some of the missing tokens."""
-        return missing_features(self.known, part, self.coefficients.dtype) @ self.coefficients
+    def of_missing(
+        self, part: slice, share: float = 1.0, near: Weights | None = None, of_near: float = 1.0
+    ) -> Float[Tensor, "part base_dim"]:
+        """A share of what the regression says of some of the missing tokens, and one of what their
+        neighbours' residuals add, where their weights are given."""
+        features = missing_features(self.known, part, self.coefficients.dtype).mul_(share)
+        if near is None:
+            return features @ self.coefficients
+        rows = self.rows.mixed(near.whose, near.weights).mul_(of_near)
+        # One product for both: what the regression makes of the neighbours goes the other way.
+        features.sub_(self._mixed(near), alpha=of_near)
+        return rows.addmm_(features, self.coefficients)
 
     def residuals(self, anchors: Int64[Tensor, "some"]) -> Float[Tensor, "some base_dim"]:
         """What it leaves of the rows of some anchors."""
@@ -83,15 +93,10 @@ class Trend:
         rows = anchor_features([self.rows], anchors, self.coefficients.dtype)
         return rows - features @ self.coefficients
 
-    def mixed_residuals(
-        self,
-        anchors: Int64[Tensor, "tokens count"],
-        weights: Float[Tensor, "tokens count"],
-        features: Float[Tensor, "tokens donor_features"],
-    ) -> Float[Tensor, "tokens base_dim"]:
-        """For each token the weighted sum of the residuals of `count` anchors.
+    def mixed_residuals(self, near: Weights) -> Float[Tensor, "tokens base_dim"]:
+        """For each token the weighted sum of the residuals of its neighbours."""
+        rows = self.rows.mixed(near.whose, near.weights)
+        return rows - self._mixed(near) @ self.coefficients
 
-        `features` are such sums of the features in the donor.
-        """
-        known = torch.cat([features, self.spelled.mixed(anchors, weights)], dim=1)
-        return self.rows.mixed(anchors, weights) - known @ self.coefficients
+    def _mixed(self, near: Weights) -> Float[Tensor, "tokens features"]:
+        return torch.cat([near.features, self.spelled.mixed(near.whose, near.weights)], dim=1)

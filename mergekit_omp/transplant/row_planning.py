@@ -81,6 +81,7 @@ class RowPlanner:
         self.rows = rows
         self.log = log
         self._codes: dict[tuple[Any, ...], EncodeMissing] = {}
+        self._texts: dict[tuple[Any, ...], Texts] = {}
         self._predictions = Predictions(inputs, log)
 
     def plan(
@@ -287,13 +288,17 @@ class RowPlanner:
             )
         texts = None
         if Needs.TEXT in approximation.needs:
-            texts = Texts(
-                missing=[self.output.content[i] for i in output_ids],
-                base=alignment.model.content[:base_rows],
-                donor=donor.vocabulary.content,
-                segment_in_base=alignment.model.segment,
-                segment_in_donor=donor.vocabulary.segment,
-            )
+            own, donors = alignment.model, donor.vocabulary
+            spelled = (own.fingerprint, base_rows, donors.fingerprint, output_ids.tobytes())
+            if spelled not in self._texts:
+                self._texts[spelled] = Texts(
+                    missing=[self.output.content[i] for i in output_ids],
+                    base=own.content[:base_rows],
+                    donor=donors.content,
+                    segment_in_base=own.segment,
+                    segment_in_donor=donors.segment,
+                )
+            texts = self._texts[spelled]
         coding = CodingRows(
             targets=donor.ids[output_ids],
             anchors=donor.ids[anchors],

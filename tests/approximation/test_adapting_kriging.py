@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts
+from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts, reading, spelling
 from mergekit_omp.approximation.fit import PREDICTED_ERROR
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.approximation.ridge import fit_ridge
@@ -31,7 +31,12 @@ def grams_of(word: str) -> list[str]:
     return [*found, "word:" + bare, "word:" + bare, "bytes:" + word, *["space"] * (word[:1] == " ")]
 
 
-def test_words_spelled_alike_are_those_of_scikit_learns_tf_idf() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_words_spelled_alike_are_those_of_scikit_learns_tf_idf(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(spelling, "obstacle", lambda: "no compiler")
     oracle = TfidfVectorizer(analyzer=grams_of, sublinear_tf=True)
     among = oracle.fit_transform([word.decode("latin1") for word in WORDS])
     asked = [b"rivers", b" Lake", b"zzz"]
@@ -150,6 +155,32 @@ def test_anchors_find_out_that_spelling_tells_the_rows() -> None:
     )
     assert adapted < 0.5 * plain
     torch.testing.assert_close(Kriging().rows(problem), Kriging().rows(problem), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_compiled_loops_do_what_torch_does(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the anchors have rows of zeros or none in the donor's other matrix."""
+    problem, _ = spelled_world(stems=150)
+    inputs = problem.inputs
+    assert inputs.donor is not None and inputs.targets is not None and inputs.anchors is not None
+    other = random_base(len(inputs.donor), 5, seed=9)
+    other[: len(other) // 2] = other[:1]
+    other[3] = torch.nan
+    inputs = dataclasses.replace(
+        inputs,
+        donor=inputs.donor.to(dtype),
+        target_ids=torch.arange(256, len(inputs.donor), 6),
+        anchor_ids=inputs.anchor_rows,
+        other_matrix=other.to(dtype),
+    )
+    problem = dataclasses.replace(problem, base=problem.base.to(dtype), inputs=inputs)
+    rows = Kriging().rows(problem)
+    errors = inputs.row_fit[PREDICTED_ERROR.key]
+    monkeypatch.setattr(reading, "obstacle", lambda: "no compiler")
+    torch.testing.assert_close(rows, Kriging().rows(problem), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(errors, inputs.row_fit[PREDICTED_ERROR.key], rtol=1e-4, atol=1e-6)
 
 
 def test_without_the_donors_whole_matrix_anchors_are_all_that_there_is() -> None:

@@ -367,10 +367,11 @@ def test_nearest_anchors_by_8_bit_integers_are_those_of_an_exhaustive_search(
     ]
     coarse = CoarseAnchors.of(1200, 40, dtype, lambda part: anchor_features(blocks, part, dtype))
     targets = units(missing_features(blocks, slice(None), dtype))
-    found = list(coarse.candidates(targets, 7))
-    assert found[0] is None, "so many alike do not fit"
-    assert all(len(picks) < 400 for picks in found if picks is not None)
-    assert sum(picks is not None for picks in found) > 50
+    picks, sizes = coarse.candidates(targets, 7)
+    assert sizes[0] == -1, "so many alike do not fit"
+    assert len(picks) == sizes.clamp_min(0).sum()
+    assert sizes.max() < 400
+    assert (sizes >= 7).sum() > 50
     cosines, whose = nearest_by(coarse, targets, blocks, 7)
     expected, best = (targets @ units(anchor_features(blocks, slice(None), dtype)).T).topk(7, dim=1)
     torch.testing.assert_close(cosines, expected, rtol=0, atol=1e-5)
