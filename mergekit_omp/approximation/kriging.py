@@ -153,11 +153,13 @@ class Kriging(Approximation, frozen=True):
         donor = DonorFeatures.of(self.name, problem.inputs, base.device)
         in_donor, rows = donor.blocks, donor.anchor_rows
         texts = texts_of(self.name, problem.inputs)
-        pieces = pieces_of_missing(texts)
+        pieces, of_anchors = texts.shared.of(
+            "pieces",
+            [rows],
+            lambda: (pieces_of_missing(texts), pieces_without_itself(texts, rows.tolist())),
+        )
         spelled = FeatureBlock.of(
-            MeanRows.of(base, pieces_without_itself(texts, rows.tolist())),
-            MeanRows.of(base, pieces),
-            progress,
+            MeanRows.of(base, of_anchors), MeanRows.of(base, pieces), progress
         )
         mean = finite_mean_at(base, rows)
         checked, use = spread_by_use(texts, rows)
