@@ -92,10 +92,10 @@ def main() -> None:
             dtype=torch.bfloat16,
         )
         cost = method.cost(sizes)
+        both = 2 * cost.multiply_adds - cost.shared
         print(
             f"{method.name:<10}{cost.multiply_adds:>15.2g}"
-            f"{2 * cost.multiply_adds * unit / 60:>16.0f}{cost.bytes / 1e9:>20.1f}"
-            f"{2 * cost.multiply_adds / H100:>10.0f}"
+            f"{both * unit / 60:>16.0f}{cost.bytes / 1e9:>20.1f}{both / H100:>10.0f}"
         )
 
 

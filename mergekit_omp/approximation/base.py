@@ -153,6 +153,9 @@ class Cost:
     """Working memory in bytes, where it is more than a few hundred megabytes."""
     search: str | None = None
     """The search that it will use, where it has a choice of several."""
+    shared: float = 0.0
+    """Of `multiply_adds` those that are done for the first of several tensors with these tokens and
+    this donor alone."""
 
 
 def texts_of(method: str, inputs: CodingInputs) -> Texts:

@@ -55,13 +55,15 @@ LEAST_LEFT = 0.05
 
 
 # Times of a multiply-add of a large float32 product: `python benchmarks/costs.py --kriging`, on a
-# busy Xeon with AMX, 2026-11-26.
+# busy Xeon with AMX, 2026-11-26; `SOLVED` by `python benchmarks/large_kriging.py`, 2026-11-27.
 READ = 400
 """It takes to read a feature from memory, and to write it."""
 COMPARED, COMPARED_BY_FLOATS = 0.25, 1.1
 """It takes to compare a feature with an anchor's, by 8-bit integers and without them."""
 DECIDED = 4000
 """For each feature of a token, to decide which of the anchors that remain are the nearest."""
+SOLVED = 3
+"""In float64, for factors, inverses and solutions."""
 
 
 class Kriging(Approximation, frozen=True):
@@ -119,8 +121,8 @@ class Kriging(Approximation, frozen=True):
         # On and above the diagonal of X'X, and X'Y.
         normal = sizes.anchors * features * (features / 2 + sizes.base_dim)
         normal += sizes.anchors * (features + sizes.base_dim) * READ
-        # In float64, which takes twice as long: a factor, its inverse and a solution for each.
-        solved = 2 * USUAL * (features**3 / 3 + features**2 * sizes.base_dim)
+        # A factor, its inverse and a solution for each penalty.
+        solved = SOLVED * USUAL * (features**3 / 3 + features**2 * sizes.base_dim)
         coarse = worthwhile(torch.device(sizes.device))
         if coarse:
             near = sizes.missing * compared * (sizes.anchors * COMPARED + DECIDED)
@@ -129,20 +131,21 @@ class Kriging(Approximation, frozen=True):
             near = sizes.missing * compared * sizes.anchors * COMPARED_BY_FLOATS
         # A row of the base for each neighbour, and those of its pieces.
         local = sizes.missing * self.neighbors * (compared + 1.5 * sizes.base_dim) * READ
-        local += 2 * sizes.missing * features * sizes.base_dim
-        once = normal + solved + near + local
+        local += sizes.missing * features * sizes.base_dim
+        every = normal + solved + near + local
         held = 8 * features * (features + 3 * sizes.base_dim)
         if coarse:
             held = max(held, sizes.anchors * compared)
         held += 4 * sizes.missing * sizes.base_dim + 2 * WORKING_MEMORY
         if not self.adapt:
-            return Cost(once, int(held))
+            return Cost(every, int(held), shared=near)
         # What it takes where it pays; the donor's rows of tokens that it lacks are made.
         others = max(sizes.base_rows - sizes.anchors, 0)
         compared_with = sizes.base_rows if sizes.other_dim else others
-        every = dataclasses.replace(sizes, anchors=compared_with)
-        once += all_similarities(every).multiply_adds * (COMPARED if coarse else COMPARED_BY_FLOATS)
-        return Cost(once + local, int(held + 4 * others * sizes.donor_dim))
+        among = dataclasses.replace(sizes, anchors=compared_with)
+        once_more = all_similarities(among).multiply_adds
+        every += once_more * (COMPARED if coarse else COMPARED_BY_FLOATS) + local
+        return Cost(every, int(held + 4 * others * sizes.donor_dim), shared=near)
 
     def clamped(self, sizes: Sizes) -> Kriging:
         return self.model_copy(update={"neighbors": min(self.neighbors, sizes.anchors)})

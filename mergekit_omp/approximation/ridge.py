@@ -164,9 +164,13 @@ class _Trials:
         """The diagonal of the hat matrix (Golub, Heath & Wahba 1979), with that of the intercept."""
         if checked is None:
             return self.normal.gram.new_empty(0)
-        self._factorise(ridge, lambda _: None)
+        bar = self._bar
+        self.count += 1
+        if bar.total is not None:
+            bar.total = self.count
+        self._factorise(ridge, lambda done: bar.update(done / 2))
         inputs = checked.T.double()
-        solved = solve(self.normal.gram, inputs, lambda _: None)
+        solved = solve(self.normal.gram, inputs, lambda done: bar.update(done / 2))
         return (inputs * solved).sum(0) + 1 / self.normal.count
 
     def _factorise(self, ridge: float, tick: Tick) -> None:

@@ -30,10 +30,8 @@ class Spellings:
     """Words that others are compared with."""
 
     def __init__(self, words: Sequence[bytes]) -> None:
-        self._wholes: dict[tuple[int, bytes], int] = {}
-        for word in words:
-            for whole in ((BARE, _bare(word)), (EXACT, word)):
-                self._wholes.setdefault(whole, len(self._wholes))
+        self._bare = _numbered([_bare(word) for word in words])
+        self._exact = _numbered(words)
         keys, starts = self._grams(words)
         self._known, columns = np.unique(keys, return_inverse=True)
         counted = self._counted(columns, starts)
@@ -80,7 +78,8 @@ class Spellings:
         self, words: Sequence[bytes]
     ) -> tuple[UInt64[np.ndarray, "grams"], Int64[np.ndarray, "boundaries"]]:
         """The keys of each word's grams, one word's after another's, and where each word's begin."""
-        marked = [b"<" + _bare(word) + b">" for word in words]
+        bare = [_bare(word) for word in words]
+        marked = [b"<" + word + b">" for word in bare]
         sizes = np.array([len(word) for word in marked], dtype=np.int64)
         text = np.frombuffer(b"".join(marked), np.uint8).astype(np.uint64)
         ends = sizes.cumsum().repeat(sizes)
@@ -93,21 +92,18 @@ class Spellings:
                 key |= text[at + step] << np.uint64(8 * step)
             found.append(key)
             owners.append(whose[at])
-        for kind in (BARE, BARE, EXACT, SPACE):
-            wholes = [self._whole(word, kind) for word in words]
-            there = np.array([whole is not None for whole in wholes], dtype=bool)
-            numbers = np.array([whole for whole in wholes if whole is not None], dtype=np.uint64)
-            found.append(numbers | (np.uint64(kind) << KIND))
-            owners.append(np.flatnonzero(there))
+        of_bare = [self._bare.get(word, -1) for word in bare]
+        of_exact = [self._exact.get(word, -1) for word in words]
+        of_space = [0 if word[:1] == b" " else -1 for word in words]
+        of_kinds = (BARE, of_bare), (BARE, of_bare), (EXACT, of_exact), (SPACE, of_space)
+        for kind, numbers in of_kinds:
+            there = np.flatnonzero(np.array(numbers, dtype=np.int64) >= 0)
+            number = np.array(numbers, dtype=np.int64)[there].astype(np.uint64)
+            found.append(number | (np.uint64(kind) << KIND))
+            owners.append(there)
         keys, owner = np.concatenate(found), np.concatenate(owners)
         order = owner.argsort(kind="stable")
         return keys[order], np.searchsorted(owner[order], np.arange(len(words) + 1))
-
-    def _whole(self, word: bytes, kind: int) -> int | None:
-        """The number of a gram that is a whole word; None where there is none that is known."""
-        if kind == SPACE:
-            return 0 if word[:1] == b" " else None
-        return self._wholes.get((kind, _bare(word) if kind == BARE else word))
 
     def _counted(
         self, columns: Int64[np.ndarray, "grams"], starts: Int64[np.ndarray, "boundaries"]
@@ -130,6 +126,10 @@ class Spellings:
 
 def _bare(word: bytes) -> bytes:
     return word.strip().lower()
+
+
+def _numbered(words: Sequence[bytes]) -> dict[bytes, int]:
+    return {word: i for i, word in enumerate(dict.fromkeys(words))}
 
 
 @kernel

@@ -57,9 +57,10 @@ class Step:
 
 
 def steps(transplant: TransplantPlan) -> list[Step]:
-    """All approximations of a planned merge, each code counted once."""
+    """All approximations of a planned merge, each code and what they share counted once."""
     found: list[Step] = []
     seen: set[int] = set()
+    searched: set[tuple[object, ...]] = set()
     for tensor in transplant.tensors:
         for rows in tensor.models:
             for served in rows.plan.approximated:
@@ -67,13 +68,21 @@ def steps(transplant: TransplantPlan) -> list[Step]:
                 if key in seen:
                     continue
                 seen.add(key)
-                found.append(_step(transplant, tensor, rows, served))
+                donor = frozenset((served.donor, served.other_matrix))
+                search = id(served.coding.texts), served.approximation, donor
+                found.append(_step(transplant, tensor, rows, served, search in searched))
+                searched.add(search)
     return found
 
 
 def _step(
-    transplant: TransplantPlan, tensor: TensorRows, rows: ModelRows, served: ApproximatedRows
+    transplant: TransplantPlan,
+    tensor: TensorRows,
+    rows: ModelRows,
+    served: ApproximatedRows,
+    searched: bool,
 ) -> Step:
+    """`searched`: what tensors share was found for an earlier one."""
     plans = [of_model.plan for of_model in tensor.models]
     sharing = [plan for plan in plans if any(_same(f, served) for f in plan.approximated)]
     base = _base_header(tensor, rows.plan.model)
@@ -126,7 +135,7 @@ def _step(
         anchors=anchors,
         dimension=dimension,
         search=cost.search,
-        multiply_adds=cost.multiply_adds,
+        multiply_adds=cost.multiply_adds - (cost.shared if searched else 0),
         bytes=size + cost.bytes,
         refusal=refusal,
     )

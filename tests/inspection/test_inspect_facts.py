@@ -249,3 +249,17 @@ def test_options_of_mergekit_yaml_are_taken(
     write_config(tmp_path / "c.yml", swap(base, donor))
     unknown = CliRunner().invoke(main, ["inspect", str(tmp_path / "c.yml"), "--colour"])
     assert unknown.exit_code == 2
+
+
+def test_neighbours_that_input_and_head_share_are_counted_once(models: Any, facts: Any) -> None:
+    untied, tied = (
+        models("bytes", "byte_level", hidden=48, seed=1, tied=tied) for tied in (False, True)
+    )
+    base = models("sp", "sentencepiece_bpe")
+    seconds = [
+        [step["seconds"] for step in facts(swap(base, donor, merge_method=name))["plan"]]
+        for donor, name in ((untied, "kriging"), (tied, "kriging"), (untied, "focus"))
+    ]
+    for first, second in seconds[:2]:
+        assert second < 0.9 * first
+    assert seconds[2][0] == seconds[2][1]
