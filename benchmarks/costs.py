@@ -3,6 +3,8 @@
     python benchmarks/costs.py
     python benchmarks/costs.py --kriging    those of `kriging`'s estimates instead
     python benchmarks/costs.py --blocks     how far a Gram search speculates (LONGEST, LISTED) instead
+    python benchmarks/costs.py --strips     how much screening takes at once (STRIP, LARGEST_BATCH), and
+                                            how many candidates it leaves (CAPACITY) instead
 
 Times of a multiply-add against those of one of a large float32 product, which is measured beside
 each; the least of `--repeats`.
@@ -14,13 +16,14 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from dictionaries import embeddings, machine
 
 from mergekit_omp.approximation.features import FeatureBlock, FeatureRows, anchor_features
 from mergekit_omp.approximation.neighbours import coarse_anchors, nearest_anchors
-from mergekit_omp.pursuit import compiled, gram
+from mergekit_omp.pursuit import candidates, compiled, eight_bit, gram
 from mergekit_omp.pursuit.gram import STEPS, build, solve_by_gram
 from mergekit_omp.pursuit.lockstep import State
 from mergekit_omp.pursuit.problem import Problem, prepare
@@ -37,10 +40,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--kriging", action="store_true", help="its constants, instead")
     parser.add_argument("--blocks", action="store_true", help="LONGEST and LISTED, instead")
+    parser.add_argument("--strips", action="store_true", help="STRIP, LARGEST_BATCH, CAPACITY")
     options = parser.parse_args()
     print(f"{machine()}\n{vars(options)}\n")
     if options.kriging:
         kriging(options.atoms, options.targets, options.dim, options.repeats)
+        return
+    if options.strips:
+        strips(embeddings(options.atoms, options.dim, seed=1), options.repeats)
         return
     targets = embeddings(options.targets, options.dim, seed=2)
     atoms = embeddings(options.atoms, options.dim, seed=1)
@@ -82,9 +89,8 @@ def main() -> None:
             times.append(spent / len(targets))
         slope = 2 * (times[1] - times[0]) / options.atoms
         once = times[0] - slope * options.atoms / 2
-        each = options.k * (options.dim if dtype == torch.int8 else options.k)
         print(f"GRAM_COSTS[{dtype}]: {(slope - options.dim) / passes:.1f}")
-        print(f"SPECULATION_COST ({dtype}): {once / each:.0f}")
+        print(f"GUESS_COSTS[{dtype}]: {once / options.k**2 / options.dim:.1f}")
 
 
 def blocks(problem: Problem, repeats: int) -> None:
@@ -102,6 +108,34 @@ def blocks(problem: Problem, repeats: int) -> None:
             each = min(times[1:]) / len(problem.targets)
             print(f"LONGEST {longest}, LISTED {listed}: {each * 1e3:.2f} ms of processor time")
     gram.LIMITS[dtype] = usual
+
+
+def strips(atoms: torch.Tensor, repeats: int) -> None:
+    """Processor time of one residual, by atoms of a strip and residuals at a time."""
+    largest = 0
+
+    def collect(*arguments: Any) -> None:
+        nonlocal largest
+        candidates.collect(*arguments)
+        largest = max(largest, int(arguments[-1].counts.max()))
+
+    usual = eight_bit.STRIP
+    setattr(eight_bit, "collect", collect)  # noqa: B010
+    for batch in (128, 256, 512, 1024):
+        problem = prepare(embeddings(batch, atoms.shape[1], seed=2), atoms, 1, None)
+        search = eight_bit.EightBit(problem)
+        free = torch.zeros(batch, len(atoms), dtype=torch.bool)
+        for strip in (usual // 2, usual, 2 * usual):
+            eight_bit.STRIP = strip
+            times = []
+            for _ in range(repeats + 1):
+                began = time.process_time()
+                search.find(problem.targets, free)
+                times.append(time.process_time() - began)
+            each = min(times[1:]) / batch
+            print(f"batch {batch}, STRIP {strip}: {each * 1e6:.0f} us of processor time")
+    print(f"candidates of a residual after a strip: at most {largest}")
+    eight_bit.STRIP = usual
 
 
 def kriging(anchors: int, targets: int, dim: int, repeats: int) -> None:

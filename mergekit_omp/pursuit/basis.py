@@ -12,10 +12,7 @@ from torch import Tensor
 from mergekit_omp.pursuit import compiled
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.threads import in_threads
-from mergekit_omp.pursuit.tiles import dot
-
-Rows = Float[np.ndarray, "k dim"]
-Row = Float[np.ndarray, "dim"]
+from mergekit_omp.pursuit.tiles import dot, shift
 
 AGAIN = 0.7
 """Gram-Schmidt twice is enough, and once where this share is left (Giraud et al. 2005)."""
@@ -37,7 +34,7 @@ def orthogonalised(
         weights = atoms.new_zeros(len(active), filled)
         rest = atoms.clone()
         arguments = [values.numpy() for values in (basis, sizes, active, rest, weights)]
-        in_threads(lambda first, last: split_rows(first, last, *arguments), len(active))
+        in_threads(lambda first, last: split(first, last, *arguments), len(active))
         return weights, rest
     part = basis[:, :filled]
     part = part if len(active) == len(part) else part[active]
@@ -60,7 +57,7 @@ def _split(
 
 
 @kernel
-def split_rows(
+def split(
     first: int,
     last: int,
     basis: Float[np.ndarray, "targets k dim"],
@@ -69,25 +66,16 @@ def split_rows(
     rest: Float[np.ndarray, "batch dim"],
     weights: Float[np.ndarray, "batch filled"],
 ) -> None:
-    """The same for rows `first` to `last`: a basis is read from memory once."""
+    """The same for rows `first` to `last` of `rest`, in place: a basis is read from memory once."""
     for at in range(first, last):
-        split(basis[active[at]], sizes[active[at]], rest[at], weights[at])
-
-
-@kernel
-def split(vectors: Rows, size: int, row: Row, weights: Float[np.ndarray, "filled"]) -> None:
-    """Takes what `size` vectors hold of a row from it, and writes how much that is of each."""
-    weights[:size] = 0
-    before = math.sqrt(dot(row, row))
-    for _ in range(2):
+        vectors, size, row = basis[active[at]], sizes[active[at]], rest[at]
         parts = np.empty(size, row.dtype)
-        for p in range(size):
-            parts[p] = dot(vectors[p], row)
-            weights[p] += parts[p]
-        for p in range(size):
-            vector = vectors[p]
-            part = parts[p]
-            for x in range(row.shape[0]):
-                row[x] -= part * vector[x]
-        if math.sqrt(dot(row, row)) >= AGAIN * before:
-            break
+        before = math.sqrt(dot(row, row))
+        for _ in range(2):
+            for p in range(size):
+                parts[p] = dot(vectors[p], row)
+                weights[at, p] += parts[p]
+            for p in range(size):
+                shift(row, vectors[p], -parts[p], row.shape[0])
+            if math.sqrt(dot(row, row)) >= AGAIN * before:
+                break

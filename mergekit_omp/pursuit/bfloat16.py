@@ -8,10 +8,15 @@ or AMX.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mergekit_omp.pursuit.compiled import has_instructions
 from mergekit_omp.pursuit.decision import PAIRS, decide_pairs
 from mergekit_omp.pursuit.lockstep import Search
 from mergekit_omp.pursuit.problem import Problem
@@ -29,9 +34,7 @@ class Bfloat16(Search):
         self.atoms = problem.atoms
         self.norms = problem.atom_norms
         # Unit rows: no product overflows or vanishes in bfloat16, whatever the atoms' scale.
-        tiny = torch.finfo(self.atoms.dtype).tiny
-        units = problem.atoms / problem.atom_norms.clamp(min=tiny)[:, None]
-        self.coarse = units.to(torch.bfloat16)
+        self.coarse = (problem.atoms / problem.divisors[:, None]).to(torch.bfloat16)
 
     def find(
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
@@ -48,6 +51,29 @@ class Bfloat16(Search):
         bound.addcmul_(error, self.norms, value=2)
         rows, picks = (bound >= floor).logical_and_(~barred).nonzero(as_tuple=True)
         return decide_pairs(rows, picks, self.atoms, residuals)
+
+
+def fits(rows: Float[Tensor, "_ dim"]) -> bool:
+    """Whether all numbers are of bfloat16, as those of most checkpoints are."""
+    parts = rows.split(512)  # a little memory at a time
+    return all(torch.equal(part, part.to(torch.bfloat16).to(part.dtype)) for part in parts)
+
+
+@contextmanager
+def short_factors(fit: bool) -> Iterator[None]:
+    """Has torch multiply float32 on a CPU by AMX, where all factors `fit` bfloat16: nothing is lost.
+
+    The setting is the process's: products of another thread would be rounded meanwhile.
+    """
+    settings: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if settings is None or not (fit and has_instructions("amx_bf16")):
+        yield
+        return
+    before, settings.fp32_precision = settings.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 def search_bytes(problem: Problem) -> int:

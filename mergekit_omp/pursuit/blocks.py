@@ -27,15 +27,7 @@ from jaxtyping import Float, Float64, Int, Int64, UInt8
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.decision import decide
 from mergekit_omp.pursuit.support import Support, extend, orthogonalise, refine, remainder
-from mergekit_omp.pursuit.tiles import (
-    TILE,
-    combine,
-    copy,
-    dot,
-    reaches,
-    shift,
-    shortlist,
-)
+from mergekit_omp.pursuit.tiles import TILE, combine, copy, dot, reaches, shift, shortlist
 
 TIE = 1e-5
 """An atom outside of the shortlist must beat a guess by this share: less is a tie in float32."""
@@ -64,12 +56,14 @@ class Gram(NamedTuple):
     """Inner products of all atoms: entry i, j is `row_scale[i] * values[i, j] * norms[j]`.
 
     Rows of `values` are longer than the atoms are many, so that rows do not share cache sets.
-    `rounding` bounds the error of an entry relative to the norms of its atoms.
+    `rounding` bounds the error of an entry relative to the norms of its atoms. `short` says whether
+    the atoms are numbers of bfloat16.
     """
 
     values: Int[np.ndarray, "atoms row"]
     row_scale: Float[np.ndarray, "atoms"]
     rounding: float
+    short: bool
 
 
 class Given(NamedTuple):

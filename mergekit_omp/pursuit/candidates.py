@@ -14,8 +14,6 @@ from jaxtyping import Float32, Int32, Int64
 
 from mergekit_omp.pursuit.compiled import kernel
 
-RUN = 64
-"""Atoms that are passed over together."""
 CAPACITY = 512
 """Candidates kept for a residual; where more are left, all atoms are decided exactly."""
 
@@ -70,36 +68,34 @@ def collect(
 
     `products` are those of the residuals from `first` on with these atoms.
     """
-    extra = coarse.extra
+    last, extra = low + products.shape[1], coarse.extra
+    # Slices: indices that start from zero are known not to be negative, as vectors need.
+    scales, margins = coarse.scale[low:last], coarse.margin[low:last]
     for x in range(products.shape[0]):
         row = first + x
         unit, floor, count = units[row], kept.floors[row], kept.counts[row]
         picks, uppers = kept.picks[row], kept.uppers[row]
-        for at in range(0, products.shape[1], RUN):
-            # Slices: indices that start from zero are known not to be negative, as vectors need.
-            line, last = products[x, at : at + RUN], low + at + RUN
-            scales, margins = coarse.scale[low + at : last], coarse.margin[low + at : last]
-            some = np.int32(0)
-            for y in range(line.shape[0]):
-                upper = (abs(np.float32(line[y])) * unit + extra) * scales[y] + unit * margins[y]
-                some = np.int32(some + np.int32(upper >= floor))
-            if some == 0:
+        line, some = products[x], np.int32(0)
+        for y in range(line.shape[0]):
+            upper = (abs(np.float32(line[y])) * unit + extra) * scales[y] + unit * margins[y]
+            some = np.int32(some + np.int32(upper >= floor))
+        if some == 0:
+            continue
+        # Barred atoms are orthogonal to the residual, so they do not raise the floor: whoever
+        # decides looks after those that are not.
+        for y in range(line.shape[0]):
+            lower = (abs(np.float32(line[y])) * unit - extra) * scales[y] - unit * margins[y]
+            floor = max(floor, lower)
+        for y in range(line.shape[0]):
+            upper = (abs(np.float32(line[y])) * unit + extra) * scales[y] + unit * margins[y]
+            if upper < floor:
                 continue
-            # Barred atoms are orthogonal to the residual, so they do not raise the floor: whoever
-            # decides looks after those that are not.
-            for y in range(line.shape[0]):
-                lower = (abs(np.float32(line[y])) * unit - extra) * scales[y] - unit * margins[y]
-                floor = max(floor, lower)
-            for y in range(line.shape[0]):
-                upper = (abs(np.float32(line[y])) * unit + extra) * scales[y] + unit * margins[y]
-                if upper < floor:
-                    continue
-                if count == CAPACITY:
-                    count = compact(picks, uppers, count, floor)
-                if count < CAPACITY:
-                    picks[count], uppers[count] = low + at + y, upper
-                    count += 1
-                else:
-                    count = CAPACITY + 1
-                    break
+            if count == CAPACITY:
+                count = compact(picks, uppers, count, floor)
+            if count < CAPACITY:
+                picks[count], uppers[count] = low + y, upper
+                count += 1
+            else:
+                count = CAPACITY + 1
+                break
         kept.floors[row], kept.counts[row] = floor, count

@@ -22,20 +22,19 @@ FREE_SHARE, INSTALLED_SHARE = 0.75, 0.6
 THRIFT = 1.25
 """A plan that takes less memory is preferred to one that is less than so many times as fast."""
 LARGEST_BATCH = 512
-"""Targets in flight: more would not be faster."""
-# Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`. Two
-# cores of an AMD EPYC (Zen 4, 2026-11-22), and for AMX of a Xeon (2026-11-26, on a busy machine).
-COSTS = {Way.FLOAT: 1.3, Way.BYTES: 0.27, Way.BFLOAT16: 0.6}
+"""Targets in flight: more would not be faster (`python benchmarks/costs.py --strips`)."""
+# Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`, for a
+# Gram matrix with `--atoms 32768 --targets 256`, on two cores of a Xeon with AMX, 2026-11-27.
+COSTS = {Way.FLOAT: 1.2, Way.BYTES: 0.22, Way.BFLOAT16: 0.8}
 """Of products with all atoms, with the search for the largest of them."""
-AMX_COSTS = {Way.BYTES: 0.18, Way.BFLOAT16: 1.8}
 SLOW_BFLOAT16 = 5.2
 """Without instructions for it, a CPU multiplies bfloat16 slower than float32."""
-BASIS_COST = 40
+BASIS_COST = 75
 """Of a basis, which is read from memory."""
-GRAM_COSTS = {torch.int16: 5.5, torch.int8: 13}
+GRAM_COSTS = {torch.int16: 4.6, torch.int8: 5.0}
 """Where rows of a Gram matrix are combined."""
-SPECULATION_COST = 900
-"""Atoms whose products a speculation costs."""
+GUESS_COSTS = {torch.int16: 1.5, torch.int8: 15.7}
+"""Of products with the support, for a guess: the coarser the matrix, the more atoms may be right."""
 WORKSPACE = 16 << 20
 """What the kernels' threads and the products' packing take beside the tables counted here."""
 
@@ -58,6 +57,14 @@ class Plan:
     def search(self) -> str:
         """One of "reference", "screened" and "gram"."""
         return self.way.search
+
+    def __str__(self) -> str:
+        kind = f" ({str(self.gram).removeprefix('torch.')})" if self.gram else ""
+        return (
+            f"search {self.search}{kind}{'' if self.verified else ', unverified'},"
+            f" {self.bytes / 1e9:.1f} GB of memory, {self.cost:.2g} multiply-adds,"
+            f" {self.batch} targets at a time"
+        )
 
 
 def check_search(search: str) -> None:
@@ -98,19 +105,8 @@ def choose(problem: Problem, search: str, memory: int | None) -> Plan:
     plan = min(
         (plan for plan in fitting if plan.cost <= THRIFT * least), key=lambda plan: plan.bytes
     )
-    LOG.info(
-        "pursuit of %d targets over %d atoms, k = %d: search %s%s%s, %.1f GB of memory,"
-        " %.2g multiply-adds, %d targets at a time",
-        len(problem.targets),
-        len(problem.atoms),
-        problem.sparsity,
-        plan.search,
-        f" ({str(plan.gram).removeprefix('torch.')})" if plan.gram else "",
-        "" if plan.verified else ", unverified",
-        plan.bytes / 1e9,
-        plan.cost,
-        plan.batch,
-    )
+    sizes = len(problem.targets), len(problem.atoms), problem.sparsity
+    LOG.info("pursuit of %d targets over %d atoms, k = %d: %s", *sizes, plan)
     return plan
 
 
@@ -175,12 +171,8 @@ def _lockstep(problem: Problem, way: Way, budget: int) -> Plan:
 
 
 def _product_cost(way: Way, device: torch.device) -> float:
-    if device.type == "cpu":
-        if way is Way.BFLOAT16 and not has_instructions("avx512_bf16", "amx_bf16"):
-            return SLOW_BFLOAT16
-        if way in AMX_COSTS and has_instructions("amx_int8"):
-            return AMX_COSTS[way]
-    return COSTS[way]
+    slow = device.type == "cpu" and not has_instructions("avx512_bf16", "amx_bf16")
+    return SLOW_BFLOAT16 if slow and way is Way.BFLOAT16 else COSTS[way]
 
 
 def _gram(problem: Problem, dtype: torch.dtype, budget: int, verified: bool) -> Plan:
@@ -192,7 +184,6 @@ def _gram(problem: Problem, dtype: torch.dtype, budget: int, verified: bool) -> 
     batch, size = _sized(each, fixed, targets, budget)
     passes = k * k / 2 if verified else k * k / 32
     once = atoms * atoms * dim / 2
-    # The coarser the matrix, the more products it takes to decide which atom is the largest.
-    speculation = k * SPECULATION_COST * (dim if dtype == torch.int8 else k)
-    cost = once + targets * (atoms * (dim + GRAM_COSTS[dtype] * passes) + speculation)
+    guesses = GUESS_COSTS[dtype] * k * k * dim
+    cost = once + targets * (atoms * (dim + GRAM_COSTS[dtype] * passes) + guesses)
     return Plan(Way.GRAM, batch, size, cost, gram=dtype, verified=verified)

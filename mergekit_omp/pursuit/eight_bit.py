@@ -22,7 +22,7 @@ from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.rounding import WIDTH, rounded
 from mergekit_omp.pursuit.threads import in_threads
 
-STRIP = 1024
+STRIP = 512
 """Atoms multiplied at a time: their products stay in a core's cache."""
 CHUNK = 4096
 """Atoms rounded at a time."""

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from tqdm import tqdm
 
 from mergekit_omp.pursuit import blocks
+from mergekit_omp.pursuit.bfloat16 import fits, short_factors
 from mergekit_omp.pursuit.blocks import Given, Gram, Limits, Outcome, Solved
+from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
 from mergekit_omp.pursuit.threads import in_threads
 
 LOG = logging.getLogger(__package__)
 
-PANEL = 2048
+PANEL = 512
 """Rows of the Gram matrix computed at once."""
 SHARE = 4
 """Targets that a thread takes at a time."""
@@ -47,44 +50,61 @@ def bytes_of(problem: Problem, dtype: torch.dtype) -> int:
     count, dim = problem.atoms.shape
     scalar = problem.atoms.element_size()
     held = count * row_length(count) * dtype.itemsize
-    return held + (count * dim + 2 * min(count, PANEL) ** 2) * scalar
+    return held + count * (dim + min(count, PANEL)) * scalar
 
 
 def build(problem: Problem, dtype: torch.dtype) -> Gram:
     """The Gram matrix, as cosines in int16 or int8."""
-    norms = problem.atom_norms
-    units = problem.atoms / _divisors(problem)[:, None]
+    divisors = problem.divisors
+    lengths = 2 * torch.frexp(divisors)[0]
+    # Divided by powers of two, which changes no digit: nothing overflows, nor is lost.
+    units = problem.atoms / (divisors / lengths)[:, None]
     count, steps = len(units), STEPS[dtype]
     # NumPy's allocations ask for huge pages, which the scattered reads of a pursuit thank for.
     values = np.empty((count, row_length(count)), str(dtype).removeprefix("torch."))
-    table = torch.from_numpy(values)
+    inverse = lengths.reciprocal().numpy()
     # One for all panels: of many, the allocator keeps some that are free.
-    room, other = units.new_empty(2, min(count, PANEL) ** 2)
-    for top in range(0, count, PANEL):
-        for left in range(top, count, PANEL):
-            rows, columns = units[top : top + PANEL], units[left : left + PANEL]
-            panel = room[: len(rows) * len(columns)].view(len(rows), len(columns))
-            torch.mm(rows, columns.T, out=panel)
-            panel.mul_(steps).round_().clamp_(-steps, steps)
-            table[top : top + len(rows), left : left + len(columns)] = panel
-            # Turned over first: torch does that fast where nothing is converted.
-            turned = other[: len(rows) * len(columns)].view(len(columns), len(rows))
-            table[left : left + len(columns), top : top + len(rows)] = turned.copy_(panel.T)
+    room = units.new_empty(min(count, PANEL) * count)
+    short = fits(units)
+    with short_factors(short):
+        for top in range(0, count, PANEL):
+            rows, others = units[top : top + PANEL], units[top:]
+            products = room[: len(rows) * len(others)].view(len(rows), len(others))
+            torch.mm(rows, others.T, out=products)
+            panel = products.numpy(), inverse[top:], steps, values[top:, top:]
+            in_threads(partial(tabulate, *panel), len(rows))
     # Half a step, and a twentieth of that for the float32 products.
-    return Gram(values, (norms / steps).numpy(), 0.525 / steps)
+    return Gram(values, (problem.atom_norms / steps).numpy(), 0.525 / steps, short)
 
 
-def _divisors(problem: Problem) -> Float[Tensor, "atoms"]:
-    """The norms, but for those of atoms that are zero."""
-    return problem.atom_norms.clamp(min=torch.finfo(problem.atoms.dtype).tiny)
+@kernel
+def tabulate(
+    products: Float[np.ndarray, "rows columns"],
+    inverse: Float[np.ndarray, "columns"],
+    steps: int,
+    table: Int[np.ndarray, "columns row"],
+    first: int,
+    last: int,
+) -> None:
+    """Writes products of rows `first` to `last` as cosines, and turned over below the last row.
+
+    `inverse` are reciprocal norms of the columns, the first of which are the rows.
+    """
+    top = products.dtype.type(steps)
+    for i in range(first, last):
+        line, out, scale = products[i], table[i], inverse[i] * top
+        for j in range(line.shape[0]):
+            value = np.rint(line[j] * (scale * inverse[j]))
+            value = value if value < top else top
+            out[j] = np.int32(value if value > -top else -top)
+    for j in range(products.shape[0], products.shape[1]):
+        out = table[j, first:last]
+        for i in range(last - first):
+            out[i] = table[first + i, j]
 
 
 def solve_by_gram(
-    problem: Problem,
-    gram: Gram,
-    batch: int,
-    verified: bool = True,
-    progress: bool = False,
+    problem: Problem, gram: Gram, batch: int, verified: bool = True, progress: bool = False
 ) -> tuple[SparseCode, Int64[Tensor, "hard"]]:
     """Solves `batch` targets at a time, in as many threads as torch uses.
 
@@ -96,12 +116,13 @@ def solve_by_gram(
     outcomes = torch.zeros(count, dtype=torch.int64)
     limits = LIMITS[problem.atoms.dtype]._replace(verified=verified)
     atoms, norms = problem.atoms.numpy(), problem.atom_norms.numpy()
-    divisors = _divisors(problem)
     room = problem.atoms.new_empty(min(batch, count), len(problem.atoms))
 
     def work_on(rows: slice) -> Callable[[int, int], None]:
         targets = problem.targets[rows]
-        starts = torch.mm(targets, problem.atoms.T, out=room[: len(targets)]).div_(divisors)
+        with short_factors(gram.short and fits(targets)):
+            starts = torch.mm(targets, problem.atoms.T, out=room[: len(targets)])
+        starts.div_(problem.divisors)
         given = Given(targets.numpy(), starts.numpy(), atoms, norms, gram, problem.tolerance)
         results = (code.indices, code.coefficients, code.residual_norms, outcomes)
         solved = Solved(*(tensor[rows].numpy() for tensor in results))

@@ -8,15 +8,20 @@ largest inner product is found is left to a `Search`.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from tqdm import tqdm
 
 from mergekit_omp.pursuit.basis import orthogonalised
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
+
+LOG = logging.getLogger(__package__)
 
 
 class Search(ABC):
@@ -58,8 +63,40 @@ def solve_in_lockstep(problem: Problem, search: Search) -> SparseCode:
     """Solves all targets of a problem at once; time grows with targets x k x atoms x dim."""
     state = State(problem)
     while len(rows := state.active):
-        state.advance(rows, *search.find(state.residuals_of(rows), state.barred_of(rows)))
+        found = search.find(_rows_of(state.residuals, rows), _rows_of(state.barred, rows))
+        state.advance(rows, *found)
     return state.finish()
+
+
+def in_batches(
+    problem: Problem,
+    solve: Callable[[Problem], SparseCode],
+    batch: int,
+    progress: bool = False,
+) -> SparseCode:
+    """Solves `batch` targets at a time, in order; half as many after an out-of-memory error."""
+    count = len(problem.targets)
+    codes: list[SparseCode] = []
+    start = 0
+    with tqdm(total=count, desc="pursuit", unit="token", disable=not progress) as bar:
+        while start < count:
+            rows = torch.arange(start, min(start + batch, count), device=problem.targets.device)
+            try:
+                codes.append(solve(problem.subset(rows)))
+            except torch.cuda.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                batch = max(1, min(batch, len(rows)) // 2)
+                LOG.info("out of device memory: going on with %d targets at a time", batch)
+                torch.cuda.empty_cache()
+                continue
+            start += len(rows)
+            bar.update(len(rows))
+    return SparseCode(
+        indices=torch.cat([code.indices for code in codes]),
+        coefficients=torch.cat([code.coefficients for code in codes]),
+        residual_norms=torch.cat([code.residual_norms for code in codes]),
+    )
 
 
 class State:
@@ -81,12 +118,6 @@ class State:
         live = (problem.target_norms > torch.finfo(targets.dtype).tiny) & (k > 0)
         self.searching = live & bool(problem.usable.any())
         self.active = self.searching.nonzero().squeeze(1)
-
-    def residuals_of(self, rows: Int64[Tensor, "rows"]) -> Float[Tensor, "rows dim"]:
-        return _rows_of(self.residuals, rows)
-
-    def barred_of(self, rows: Int64[Tensor, "rows"]) -> Bool[Tensor, "rows atoms"]:
-        return _rows_of(self.barred, rows)
 
     def advance(
         self,

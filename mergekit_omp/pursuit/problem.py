@@ -50,6 +50,11 @@ class Problem:
     def precision(self) -> Precision:
         return PRECISION[self.atoms.dtype]
 
+    @property
+    def divisors(self) -> Float[Tensor, "atoms"]:
+        """The norms of atoms, but for those of atoms that are zero."""
+        return self.atom_norms.clamp(min=torch.finfo(self.atoms.dtype).tiny)
+
     def subset(self, rows: Tensor) -> Problem:
         """The same dictionary with some of the targets."""
         return replace(self, targets=self.targets[rows], target_norms=self.target_norms[rows])

@@ -8,13 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mergekit_omp.pursuit import compiled
-from mergekit_omp.pursuit.batches import in_batches
 from mergekit_omp.pursuit.bfloat16 import Bfloat16
 from mergekit_omp.pursuit.blocks import Gram
 from mergekit_omp.pursuit.choice import Plan, check_search, choose, without_gram
 from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.gram import build, solve_by_gram
-from mergekit_omp.pursuit.lockstep import Exhaustive, Search, solve_in_lockstep
+from mergekit_omp.pursuit.lockstep import Exhaustive, Search, in_batches, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.sparse_code import SparseCode
 from mergekit_omp.pursuit.ways import Way

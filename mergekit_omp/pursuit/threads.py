@@ -14,18 +14,17 @@ from threadpoolctl import threadpool_limits
 def in_threads(
     work: Callable[[int, int], object],
     count: int,
-    multiple: int = 1,
     share: int | None = None,
     done: Callable[[int], object] | None = None,
 ) -> None:
-    """Calls `work(first, last)` for shares of `count` rows that begin at a multiple.
+    """Calls `work(first, last)` for shares of `count` rows.
 
     Each thread gets one share, or else all get shares of so many rows in turn; `done` is told how
     many rows were. The work is to release the interpreter's lock; inside it torch has one thread.
     """
     threads = torch.get_num_threads()
     if share is None:
-        share = max(1, -(-count // (multiple * threads))) * multiple
+        share = max(1, -(-count // threads))
     pool = _pool(threads)
     jobs = {}
     for first in range(0, count, share):

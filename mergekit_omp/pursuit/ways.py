@@ -32,13 +32,9 @@ def obstacle(way: Way, device: torch.device) -> str | None:
         return f"the vectors are on {device}, and it runs on a CPU"
     if reason := compiled.obstacle():
         return reason
-    if way is Way.BYTES and not torch_has_bytes():
+    if way is Way.BYTES and not has_instructions("avx512_vnni", "avx_vnni", "amx_int8"):
         return "the processor has no products of 8-bit integers that torch knows (VNNI or AMX)"
     return None
-
-
-def torch_has_bytes() -> bool:
-    return hasattr(torch, "_int_mm") and has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def available(device: torch.device) -> list[Way]:

@@ -13,9 +13,8 @@ from here import EVERY_SEARCH, EXACT_SEARCHES, WAYS
 from pursuit_dictionaries import dictionary
 
 from mergekit_omp.pursuit import compiled, orthogonal_matching_pursuit
-from mergekit_omp.pursuit.batches import in_batches
 from mergekit_omp.pursuit.choice import choose, free_memory
-from mergekit_omp.pursuit.lockstep import Exhaustive, solve_in_lockstep
+from mergekit_omp.pursuit.lockstep import Exhaustive, in_batches, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.sparse_code import SparseCode
 from mergekit_omp.pursuit.ways import Way, available, obstacle

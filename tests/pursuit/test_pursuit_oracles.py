@@ -47,6 +47,31 @@ def test_agrees_with_scikit_learn(search: str) -> None:
 if Way.GRAM in WAYS:
 
     @pytest.mark.parametrize("dtype", STEPS)
+    @pytest.mark.parametrize("scale", [1, 1e-15, 1e15])
+    @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64])
+    def test_a_gram_matrix_is_off_by_no_more_than_it_says(
+        kind: torch.dtype, scale: float, dtype: torch.dtype
+    ) -> None:
+        working = torch.promote_types(kind, torch.float32)
+        targets, atoms = dictionary(3, 1100, 300, seed=3)
+        atoms = (atoms * scale).to(kind).to(working)
+        atoms[7] = 0
+        atoms[8], atoms[9], atoms[10] = (
+            atoms[6],
+            -atoms[6],
+            (1e19 * torch.eye(300)[0]).to(kind).to(working),
+        )
+        problem = prepare(targets, atoms, 4, None)
+        assert problem.usable.sum() == 1099
+        before = torch.backends.mkldnn.matmul.fp32_precision
+        table = build(problem, dtype)
+        assert torch.backends.mkldnn.matmul.fp32_precision == before
+        assert table.short == (kind == torch.bfloat16)
+        exact = atoms.double() / atoms.double().norm(dim=1).clamp(min=1e-300)[:, None]
+        values = torch.from_numpy(table.values[:, :1100]).double() / STEPS[dtype]
+        assert (values - exact @ exact.T).abs().max() < table.rounding
+
+    @pytest.mark.parametrize("dtype", STEPS)
     def test_a_gram_matrix_of_integers_gives_the_same_supports(dtype: torch.dtype) -> None:
         targets, atoms = dictionary(60, 5000, 512, seed=2)
         problem = prepare(targets, atoms, 32, None)
