@@ -72,9 +72,7 @@ class AllTokens:
         vectors = base.new_empty((0, block.dim))
         if inputs.donor is not None:
             shared = set(inputs.anchor_rows.tolist())
-            emitted = texts.shared.of(
-                "emitted", [inputs.anchor_rows], lambda: emitted_rows(texts, inputs.anchor_rows)
-            )
+            emitted = emitted_rows(texts, inputs.anchor_rows)
             index = torch.tensor([row for row in emitted if row not in shared], dtype=torch.int64)
             vectors = donor_vectors(inputs, texts, index)
         index, vectors = index.to(base.device), vectors.to(base.device)

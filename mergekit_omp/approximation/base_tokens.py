@@ -17,6 +17,10 @@ from mergekit_omp.approximation.pieces import combine_pieces
 def emitted_rows(texts: Texts, anchor_rows: Tensor) -> list[int]:
     """The base's rows of anchors, and of ordinary tokens that its tokenizer emits for their bytes;
     the others were never trained."""
+    return texts.shared.of("emitted", [anchor_rows], lambda: _emitted_rows(texts, anchor_rows))
+
+
+def _emitted_rows(texts: Texts, anchor_rows: Tensor) -> list[int]:
     anchors = set(anchor_rows.tolist())
     others = [
         (row, text)
@@ -40,10 +44,11 @@ def donor_vectors(
     assert donor is not None
     own = {row: i for i, row in enumerate(inputs.anchor_rows.tolist())}
     spelled = [(i, texts.base[row]) for i, row in enumerate(rows.tolist()) if row not in own]
-    segments = [
-        [piece for piece in pieces if piece < len(donor)]
-        for pieces in texts.segment_in_donor([text for _, text in spelled if text is not None])
-    ]
+    words = [text for _, text in spelled if text is not None]
+    in_donor = texts.shared.of(
+        "in donor", [rows, inputs.anchor_rows], lambda: texts.segment_in_donor(words)
+    )
+    segments = [[piece for piece in pieces if piece < len(donor)] for pieces in in_donor]
     weights = [[1 / len(pieces)] * len(pieces) if pieces else [] for pieces in segments]
     vectors = donor.new_zeros((len(rows), donor.shape[1]), dtype=working_dtype(donor))
     places = torch.tensor([i for i, _ in spelled], dtype=torch.int64, device=donor.device)

@@ -20,6 +20,8 @@ from mergekit_omp.pursuit.threads import in_threads
 
 LENGTHS = (2, 3, 4, 5)
 """Of the n-grams, in bytes."""
+RUN = 64
+"""Words that are passed over at once."""
 KIND = np.uint64(56)
 """Bits of a gram's key below those that say what it is: its length, or one of the following."""
 BARE, EXACT, SPACE = 8, 9, 10
@@ -68,8 +70,8 @@ class Spellings:
         size, found = self._words.shape[1], (cosines.numpy(), whose.numpy())
 
         def work(first: int, last: int) -> None:
-            room = np.zeros(size, np.float32), np.empty(size, np.int32)
-            most_alike(first, last, *of_asked, *of_grams, own.numpy(), *room, *found)
+            sums = np.zeros(size, np.float32)
+            most_alike(first, last, *of_asked, *of_grams, own.numpy(), sums, *found)
 
         in_threads(work, len(words))
         return cosines, whose
@@ -144,7 +146,6 @@ def most_alike(
     shares: Float32[np.ndarray, "gram_entries"],
     own: Int64[np.ndarray, "asked"],
     sums: Float32[np.ndarray, "words"],
-    touched: Int32[np.ndarray, "words"],
     cosines: Float32[np.ndarray, "asked count"],
     whose: Int64[np.ndarray, "asked count"],
 ) -> None:
@@ -153,29 +154,26 @@ def most_alike(
     Of equal cosines the word that comes first. `sums` are zeros before and after.
     """
     for row in range(first, last):
-        some = 0
         for entry in range(starts[row], starts[row + 1]):
-            weight = weights[entry]
-            for at in range(bounds[grams[entry]], bounds[grams[entry] + 1]):
-                word = words[at]
-                if sums[word] == 0:
-                    touched[some] = word
-                    some += 1
-                sums[word] += weight * shares[at]
-        best, of_whom, held = cosines[row], whose[row], 0
-        for i in range(some):
-            word, cosine = touched[i], sums[touched[i]]
-            sums[word] = 0
-            if word == own[row]:
-                continue
-            place = held
-            while place > 0 and (
-                cosine > best[place - 1]
-                or (cosine == best[place - 1] and word < of_whom[place - 1])
-            ):
+            weight, gram = weights[entry], grams[entry]
+            for at in range(bounds[gram], bounds[gram + 1]):
+                sums[words[at]] += weight * shares[at]
+        if own[row] >= 0:
+            sums[own[row]] = 0
+        best, of_whom = cosines[row], whose[row]
+        for low in range(0, sums.shape[0], RUN):
+            run, level = sums[low : low + RUN], best[best.shape[0] - 1]
+            # A count as wide as the sums, so that as many are compared at once.
+            some = np.int32(0)
+            for x in range(run.shape[0]):
+                some = np.int32(some + np.int32(run[x] > level))
+            for x in range(run.shape[0] if some else 0):
+                place = best.shape[0]
+                while place > 0 and run[x] > best[place - 1]:
+                    if place < best.shape[0]:
+                        best[place], of_whom[place] = best[place - 1], of_whom[place - 1]
+                    place -= 1
                 if place < best.shape[0]:
-                    best[place], of_whom[place] = best[place - 1], of_whom[place - 1]
-                place -= 1
-            if place < best.shape[0]:
-                best[place], of_whom[place] = cosine, word
-                held = min(held + 1, best.shape[0])
+                    best[place], of_whom[place] = run[x], low + x
+            for x in range(run.shape[0]):
+                run[x] = 0

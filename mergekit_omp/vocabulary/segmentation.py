@@ -115,8 +115,10 @@ class Segmenter:
         for (i, text), ids in zip(texts.items(), self._encode(texts.values()), strict=True):
             segmented[i] = self._without_markup(text, ids)
         if self._continuation:
-            for i, text in texts.items():
-                segmented[i] = self._segment_words(text) or segmented[i]
+            begun = {i: found for i, text in texts.items() if (found := self._continued(text))}
+            rest = iter(self._encode(word for _, words in begun.values() for word in words))
+            for i, (ids, words) in begun.items():
+                segmented[i] = [*ids, *(j for _ in words for j in next(rest))]
         content = self._content
         # The unknown token stands in for what cannot be spelled.
         return [[i for i in ids or [] if content[i] is not None] for ids in segmented]
@@ -138,26 +140,30 @@ class Segmenter:
                 ]
         return ids
 
-    def _segment_words(self, text: str) -> list[int]:
-        """WordPiece where the text goes on with a word: its first piece is a continuation."""
+    def _continued(self, text: str) -> tuple[list[int], list[str]] | None:
+        """WordPiece where the text goes on with a word: the pieces of that, of which the first is a
+        continuation, and the words that follow."""
         words = self._words("a" + text)
         if not words or words[0] == "a" or not words[0].startswith("a"):
-            return []
-        rest = words[0][1:]
+            return None
+        rest, known = words[0][1:], self._continuations
         ids: list[int] = []
         while rest:
-            lengths = range(len(rest), 0, -1)
-            found = (
-                self._tokenizer.token_to_id(f"{self._continuation}{rest[:n]}") for n in lengths
-            )
-            match = next(
-                ((n, i) for n, i in zip(lengths, found, strict=True) if i is not None), None
-            )
-            if match is None:
-                return []
-            rest = rest[match[0] :]
-            ids.append(match[1])
-        return [*ids, *(i for word in self._encode(words[1:]) for i in word)]
+            length = len(rest)
+            while length and rest[:length] not in known:
+                length -= 1
+            if not length:
+                return None
+            ids.append(known[rest[:length]])
+            rest = rest[length:]
+        return ids, words[1:]
+
+    @cached_property
+    def _continuations(self) -> dict[str, int]:
+        """The pieces that go on with a word, without what marks them, and their ids."""
+        prefix = self._continuation or ""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        return {s.removeprefix(prefix): i for s, i in vocabulary.items() if s.startswith(prefix)}
 
     def _words(self, text: str) -> list[str]:
         """The pre-tokens of a text."""
