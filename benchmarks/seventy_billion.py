@@ -15,6 +15,7 @@ import argparse
 import os
 import tempfile
 import time
+from dataclasses import replace
 
 import torch
 from dictionaries import machine
@@ -23,11 +24,14 @@ from mergekit_omp.approximation import Sizes
 from mergekit_omp.approximation.base import Approximation
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.approximation.omp import Omp
+from mergekit_omp.transplant.blocks import cut
 
 PARAMETERS, HIDDEN, ANCHORS, MISSING = 70.6e9, 8192, 109_563, 42_000
 BASE_ROWS, DONOR_ROWS = 128_256, 151_665
 H100 = 67e12 / 2
 """Multiply-adds a second in float32: NVIDIA H100 SXM, data sheet."""
+GPUS = 8
+"""Over which `--multi-gpu` spreads the missing tokens of two tensors; the largest blocks count."""
 PROBE = 1 << 30
 
 
@@ -79,7 +83,7 @@ def main() -> None:
     print(f"model: {weights / 1e9:.0f} GB read and as much written, {layers / 60:.0f} min")
     print(f"vocabulary tensors of base, donor and output: {vocabulary / 1e9:.1f} GB\n")
     print(f"{'method':<10}{'adds a tensor':>15}{'2 tensors, min':>16}{'beside tensors, GB':>20}"
-          f"{'a GPU, s':>10}")  # fmt: skip
+          f"{'a GPU, s':>10}{f'{GPUS} GPUs, s':>12}")  # fmt: skip
     methods: tuple[Approximation, ...] = (Kriging(), Omp())
     for method in methods:
         sizes = Sizes(
@@ -93,9 +97,13 @@ def main() -> None:
         )
         cost = method.cost(sizes)
         both = 2 * cost.multiply_adds - cost.shared
+        tensors = 1 if method.repeats_in_blocks else 2
+        parts = cut(MISSING, GPUS * tensors // 2)
+        largest = replace(sizes, missing=max(part.stop - part.start for part in parts))
         print(
             f"{method.name:<10}{cost.multiply_adds:>15.2g}"
             f"{both * unit / 60:>16.0f}{cost.bytes / 1e9:>20.1f}{both / H100:>10.0f}"
+            f"{tensors * method.cost(largest).multiply_adds / H100:>12.1f}"
         )
 
 

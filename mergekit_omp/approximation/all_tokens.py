@@ -175,7 +175,7 @@ class AllTokens:
 
     @cached_property
     def _spellings(self) -> Spellings:
-        return Spellings(self.words)
+        return self.texts.once(("spellings", *self.words), lambda: Spellings(self.words))
 
     def _features(self, whose: Int64[Tensor, "some"]) -> Float[Tensor, "some dim"]:
         dtype, anchors = self.mean.dtype, len(self.anchors.anchors)

@@ -8,10 +8,10 @@ methods, and are validated once, at construction.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +21,11 @@ from torch import Tensor
 from mergekit_omp.approximation.fit import ANCHORS, Fit, Parts
 from mergekit_omp.approximation.moments import mean_row
 from mergekit_omp.approximation.norms import match_norms
+from mergekit_omp.approximation.once import Once
 from mergekit_omp.approximation.shared import Shared
 from mergekit_omp.pursuit import Code
+
+T = TypeVar("T")
 
 
 class Part(str, Enum):
@@ -71,6 +74,20 @@ class Texts:
     """Cuts byte strings with the donor's tokenizer; returns the donor's rows of the pieces."""
     shared: Shared = field(default_factory=Shared)
     """What methods found out, for further tensors whose tokens these are."""
+    of_blocks: Once | None = None
+    """What they found out for all blocks, where the missing tokens are a block of more."""
+
+    def blocks(self, parts: Sequence[slice]) -> list[Texts]:
+        """The same for some of the missing tokens each."""
+        once = Once()
+        return [
+            replace(self, missing=self.missing[part], shared=Shared(), of_blocks=once)
+            for part in parts
+        ]
+
+    def once(self, given: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, which depends on `given` but not on the missing tokens: once for all blocks."""
+        return make() if self.of_blocks is None else self.of_blocks.of(given, make)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +122,8 @@ class CodingInputs:
     texts: Texts | None = None
     progress: bool = False
     """Whether to show a progress bar."""
+    planned_for: int | None = None
+    """For how many missing tokens a method is to plan its work, where these are a block of them."""
     in_force: dict[str, Any] = field(default_factory=dict)
     """Written by the method: values of parameters that it chose or reduced while it ran."""
     row_fit: dict[str, Float[Tensor, "missing"]] = field(default_factory=dict)
@@ -208,6 +227,17 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
         """Whether shared tokens keep their rows; if not, they too are approximated."""
         return True
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it can work block by block (of a multiple of `pursuit.cuts.BLOCK` tokens), with
+        rows or codes that are equal to the last bit: then a merge on several devices does so."""
+        return False
+
+    @property
+    def repeats_in_blocks(self) -> bool:
+        """Whether much of the work is the same for all blocks, and done for each of them."""
+        return False
+
     def space_part(self, part: Part) -> Part:
         """Which of the donor's matrices (INPUT or HEAD) gives the targets and anchors of `part`.
 
@@ -244,18 +274,19 @@ class Approximation(BaseModel, ABC, frozen=True, extra="forbid"):
 
     def rows(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
         """The missing rows, computed in float32 (float64 where the base's matrix is)."""
-        return self._finish(self.approximate(problem), problem.base, problem.part)
+        return self.finished(self.approximate(problem), problem.base, problem.part)
 
     @abstractmethod
     def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
         """The missing rows before what every method shares (`rescale_norms`) is applied."""
 
-    def _finish(
+    def finished(
         self,
         rows: Float[Tensor, "missing base_dim"],
         base: Float[Tensor, "base_rows base_dim"],
         part: Part,
     ) -> Float[Tensor, "missing base_dim"]:
+        """All of the missing rows, after that."""
         if self.rescale_norms and part != Part.HEAD_BIAS:
             return match_norms(rows, base)
         return rows
@@ -302,7 +333,7 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
         `base` is the base's matrix, `part` says which; `anchor_rows` are those of the inputs that
         were encoded. float32, or float64 where `base` is.
         """
-        return self._finish(self._combine(code, base, anchor_rows, part), base, part)
+        return self.finished(self._combine(code, base, anchor_rows, part), base, part)
 
     def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
         inputs = problem.inputs

@@ -22,6 +22,10 @@ def emitted_rows(texts: Texts, anchor_rows: Tensor) -> list[int]:
 
 def _emitted_rows(texts: Texts, anchor_rows: Tensor) -> list[int]:
     anchors = set(anchor_rows.tolist())
+    return texts.once(("emitted", *anchors), lambda: _emitted(texts, anchors))
+
+
+def _emitted(texts: Texts, anchors: set[int]) -> list[int]:
     others = [
         (row, text)
         for row, text in enumerate(texts.base)

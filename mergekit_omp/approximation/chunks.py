@@ -8,6 +8,8 @@ from contextvars import ContextVar
 
 from tqdm import tqdm
 
+from mergekit_omp.pursuit.cuts import power_of_two
+
 WORKING_MEMORY = 256 * 2**20
 _budget: ContextVar[int] = ContextVar("budget", default=WORKING_MEMORY)
 STRIP = 8 * 2**20
@@ -31,7 +33,8 @@ def working_memory(amount: int) -> Iterator[None]:
 def chunks(
     count: int, bytes_each: int, *, progress: bool = False, label: str = ""
 ) -> Iterator[slice]:
-    """Slices of `range(count)`, each of as many items as the budget holds, at least one.
+    """Slices of `range(count)`, each of as many items as the budget holds, at least one: a power of
+    two, and no more than `pursuit.cuts.BLOCK`.
 
     `bytes_each` is what one item's temporaries take; `progress` shows a bar named `label`.
     """
@@ -46,9 +49,11 @@ def strips(
 
 
 def _slices(count: int, size: int, progress: bool, label: str) -> Iterator[slice]:
+    # Whoever works on a block of the tokens alone then gets the slices that all of them have there.
+    size = power_of_two(size)
     off = not progress
     with tqdm(total=count, desc=label, unit="token", disable=off, delay=SHOWN_AFTER) as bar:
-        for start in range(0, count, max(1, size)):
-            stop = min(start + max(1, size), count)
+        for start in range(0, count, size):
+            stop = min(start + size, count)
             yield slice(start, stop)
             bar.update(stop - start)

@@ -32,6 +32,11 @@ class Focus(SimilarityCoding, frozen=True):
     reference: ClassVar[str | None] = "https://arxiv.org/abs/2305.14481"
     fit: ClassVar[Fit | None] = SIMILARITY
 
+    @property
+    def in_blocks(self) -> bool:
+        # Word vectors are compared by the CPU, and reading them takes longer.
+        return self.auxiliary is None
+
     def encode(self, inputs: CodingInputs) -> RaggedCode:
         found = self._among_anchors(inputs)
         atoms = found.atoms.to(found.dtype)

@@ -48,6 +48,10 @@ class Knn(AnchorCoding, frozen=True):
         "`metric`, by cosine similarity, or as the least squares fit of the token.",
     )
 
+    @property
+    def in_blocks(self) -> bool:
+        return True
+
     def cost(self, sizes: Sizes) -> Cost:
         return all_similarities(sizes)
 

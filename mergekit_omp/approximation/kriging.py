@@ -115,6 +115,15 @@ class Kriging(Approximation, frozen=True):
     def reads_in_place(self) -> bool:
         return True
 
+    @property
+    def in_blocks(self) -> bool:
+        return True
+
+    @property
+    def repeats_in_blocks(self) -> bool:
+        # The regression, and what anchors say of it.
+        return True
+
     def cost(self, sizes: Sizes) -> Cost:
         compared = float(sizes.donor_dim + sizes.other_dim)
         features = compared + sizes.base_dim

@@ -67,6 +67,10 @@ class Omp(AnchorCoding, frozen=True):
         description="What the pursuit may take, such as 4GB. [default: most of what is free]",
     )
 
+    @property
+    def in_blocks(self) -> bool:
+        return True
+
     def sparsity(self, dimension: int, anchors: int) -> int:
         """The `k` in force: how many of so many anchors a token may use at most."""
         wanted = PAPER_K if self.paper else min(max(dimension // 16, LEAST_K), PAPER_K)
@@ -139,7 +143,13 @@ class Omp(AnchorCoding, frozen=True):
         inputs.in_force["k"] = problem.sparsity
         if not len(targets):
             return SparseCode.empty(targets, problem.sparsity)
-        plan = choose(problem, self.search, self.memory)
+        every = inputs.planned_for or len(targets)
+        planned = dataclasses.replace(
+            problem,
+            targets=problem.targets[:1].expand(every, -1),
+            target_norms=problem.target_norms[:1].expand(every),
+        )
+        plan = choose(planned, self.search, self.memory)
         inputs.in_force["search"] = plan.search if plan.verified else "fast"
         return solve_planned(problem, plan, progress=inputs.progress)
 

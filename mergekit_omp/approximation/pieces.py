@@ -74,7 +74,9 @@ def pieces_without_itself(texts: Texts, rows: Sequence[int]) -> list[list[int]]:
     by the pieces of the rest. A single byte has no pieces.
     """
     words = [texts.base[row] or b"" for row in rows]
-    return _taken_apart(texts.segment_in_base, texts.base, words)
+    return texts.once(
+        ("pieces", *rows), lambda: _taken_apart(texts.segment_in_base, texts.base, words)
+    )
 
 
 def segmenter_without(

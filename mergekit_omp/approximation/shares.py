@@ -34,10 +34,15 @@ def spread_by_use(
     texts: Texts, anchor_rows: Int64[Tensor, "anchors"]
 ) -> tuple[Int64[Tensor, "checked"], Float64[Tensor, "checked"]]:
     """Anchors at even distances in the donor's vocabulary, and how often text uses each."""
+    found = anchor_rows.tolist()
+    return texts.once(("spread", *found), lambda: _spread(texts, found))
+
+
+def _spread(
+    texts: Texts, anchor_rows: Sequence[int]
+) -> tuple[Int64[Tensor, "checked"], Float64[Tensor, "checked"]]:
     of_text = {text: i for i, text in reversed(list(enumerate(texts.donor))) if text is not None}
-    ids = torch.tensor(
-        [of_text.get(texts.base[row] or b"", len(of_text)) for row in anchor_rows.tolist()]
-    )
+    ids = torch.tensor([of_text.get(texts.base[row] or b"", len(of_text)) for row in anchor_rows])
     order = ids.argsort(stable=True)
     count = min(CHECKED, len(order))
     chosen = order[torch.arange(count) * len(order) // max(count, 1)]

@@ -49,6 +49,11 @@ class Wechsel(SimilarityCoding, frozen=True):
     )
 
     @property
+    def in_blocks(self) -> bool:
+        # Word vectors are compared by the CPU, and reading them takes longer.
+        return self.auxiliary is None
+
+    @property
     def needs(self) -> frozenset[Needs]:
         return super().needs | {Needs.TEXT}
 

@@ -101,7 +101,7 @@ class Zett(Approximation, frozen=True):
 
         `base` is the base's matrix, `part` says which; `missing` is how many tokens were cut.
         """
-        return self._finish(self._chosen(predicted, base, missing, part), base, part)
+        return self.finished(self._chosen(predicted, base, missing, part), base, part)
 
     def _chosen(
         self, predicted: Mapping[str, Tensor], base: Tensor, missing: int, part: Part

@@ -112,6 +112,7 @@ def _wrap_planner() -> None:
 
     from mergekit_omp.outside.faults import of_library
     from mergekit_omp.plugin.chat_template import set_chat_template
+    from mergekit_omp.plugin.multi_gpu import devices_of, saved_in_main_thread
     from mergekit_omp.plugin.planner_state import PlannerState
     from mergekit_omp.plugin.staged_merge import begin
     from mergekit_omp.record.summary import planned_facts
@@ -170,7 +171,8 @@ def _wrap_planner() -> None:
             original_plan(self)
         with state.merge.log.scope():
             state.plan = plan_rows(state.output, self._tensors, state.merge.log)
-            state.tasks = plan_tasks(state.plan, state.merge.log)
+            devices = devices_of(state.plan.request.options)
+            state.tasks = plan_tasks(state.plan, state.merge.log, devices)
         self._tensors = list(state.tasks.tensors)
 
     @functools.wraps(original_to_disk)
@@ -180,7 +182,7 @@ def _wrap_planner() -> None:
             return original_to_disk(self, out_path)
         with state.merge.log.scope():
             check_out_path(destination(out_path), state.output.request.sources)
-            tasks = original_to_disk(self, out_path)
+            tasks = saved_in_main_thread(original_to_disk(self, out_path))
             record = plan_record(state.plan, state.tasks, state.merge, out_path)
             ids = state.plan.settings.generation_config
             for fact in planned_facts(record.planned.content, ids):

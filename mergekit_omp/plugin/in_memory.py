@@ -99,6 +99,8 @@ def plan_in_memory(config: MergeConfiguration, options: MergeOptions) -> MergeIn
 
     What the merge warns of is not logged, but kept as its `warnings`.
     """
+    # It is run by mergekit's executor for one device.
+    options = options.model_copy(update={"multi_gpu": False})
     with only_errors_are_logged():
         planner = make_planner(config, options)
         state: PlannerState = planner._transplant

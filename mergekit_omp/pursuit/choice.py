@@ -11,6 +11,7 @@ import torch
 
 from mergekit_omp.pursuit import bfloat16, eight_bit, gram, lockstep
 from mergekit_omp.pursuit.compiled import has_instructions
+from mergekit_omp.pursuit.cuts import power_of_two
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.ways import Way, available, obstacle
 
@@ -151,7 +152,7 @@ def _plans(problem: Problem, budget: int) -> list[Plan]:
 
 def _sized(each: int, fixed: int, count: int, budget: int) -> tuple[int, int]:
     """A batch for a budget, and its memory; what one target takes if not even that fits."""
-    batch = max(1, min((budget - fixed) // each, count, LARGEST_BATCH))
+    batch = min(power_of_two(min((budget - fixed) // each, LARGEST_BATCH)), max(1, count))
     return batch, fixed + batch * each
 
 

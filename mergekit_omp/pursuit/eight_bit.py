@@ -45,7 +45,11 @@ class EightBit(Search):
             self.coarse[part], units = self._rounded(problem.atoms[part])
             scale[part] = units / self.top
         margin = WIDTH * (problem.atom_norms / self.top).float()
+        self.seed_of_atoms = self.seed
         self.described = Coarse(scale.numpy(), margin.numpy(), np.float32(WIDTH))
+
+    def restart(self) -> None:
+        self.seed = self.seed_of_atoms
 
     def find(
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -26,6 +27,10 @@ LOG = logging.getLogger(__package__)
 
 class Search(ABC):
     """Finds the atom of the largest inner product, in magnitude, with each residual."""
+
+    def restart(self) -> None:
+        """Called before each batch, which then does not depend on the batches before it."""
+        return None
 
     @abstractmethod
     def find(
@@ -61,6 +66,7 @@ def bytes_per_target(problem: Problem) -> int:
 
 def solve_in_lockstep(problem: Problem, search: Search) -> SparseCode:
     """Solves all targets of a problem at once; time grows with targets x k x atoms x dim."""
+    search.restart()
     state = State(problem)
     while len(rows := state.active):
         found = search.find(_rows_of(state.residuals, rows), _rows_of(state.barred, rows))
@@ -73,14 +79,20 @@ def in_batches(
     solve: Callable[[Problem], SparseCode],
     batch: int,
     progress: bool = False,
+    cuts: Sequence[int] | None = None,
 ) -> SparseCode:
-    """Solves `batch` targets at a time, in order; half as many after an out-of-memory error."""
+    """Solves `batch` targets at a time, in order; half as many after an out-of-memory error.
+
+    `cuts`: so many targets, one group after another, are put into batches apart from the others.
+    """
     count = len(problem.targets)
+    ends = list(accumulate(cuts or [count]))
     codes: list[SparseCode] = []
     start = 0
     with tqdm(total=count, desc="pursuit", unit="token", disable=not progress) as bar:
         while start < count:
-            rows = torch.arange(start, min(start + batch, count), device=problem.targets.device)
+            end = min(start + batch, next(end for end in ends if end > start))
+            rows = torch.arange(start, end, device=problem.targets.device)
             try:
                 codes.append(solve(problem.subset(rows)))
             except torch.cuda.OutOfMemoryError:
@@ -92,11 +104,7 @@ def in_batches(
                 continue
             start += len(rows)
             bar.update(len(rows))
-    return SparseCode(
-        indices=torch.cat([code.indices for code in codes]),
-        coefficients=torch.cat([code.coefficients for code in codes]),
-        residual_norms=torch.cat([code.residual_norms for code in codes]),
-    )
+    return SparseCode.join(codes)
 
 
 class State:

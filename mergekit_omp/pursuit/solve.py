@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from mergekit_omp.pursuit import compiled
 from mergekit_omp.pursuit.bfloat16 import Bfloat16
 from mergekit_omp.pursuit.blocks import Gram
 from mergekit_omp.pursuit.choice import Plan, check_search, choose, without_gram
+from mergekit_omp.pursuit.cuts import BLOCK
 from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.gram import build, solve_by_gram
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search, in_batches, solve_in_lockstep
@@ -79,7 +82,9 @@ def solve_planned(
             return code
         LOG.debug("%d targets need more precision than a Gram matrix gives", len(hard))
         rest = problem.subset(hard)
-        return code.replaced(hard, _in_lockstep(rest, without_gram(rest, plan.bytes), progress))
+        cuts = torch.bincount(hard // BLOCK).tolist()
+        left = _in_lockstep(rest, without_gram(rest, plan.bytes), progress, cuts)
+        return code.replaced(hard, left)
 
 
 def search_by(problem: Problem, way: Way) -> Search:
@@ -91,10 +96,17 @@ def search_by(problem: Problem, way: Way) -> Search:
     return EightBit(problem)
 
 
-def _in_lockstep(problem: Problem, plan: Plan, progress: bool) -> SparseCode:
+def _in_lockstep(
+    problem: Problem, plan: Plan, progress: bool, cuts: Sequence[int] | None = None
+) -> SparseCode:
+    """`cuts` as of `in_batches`."""
     search = search_by(problem, plan.way)
     # Compiles what has to be, so that the bar tells how fast the rest is.
     solve_in_lockstep(problem.sample(), search)
     return in_batches(
-        problem, lambda part: solve_in_lockstep(part, search), plan.batch, progress=progress
+        problem,
+        lambda part: solve_in_lockstep(part, search),
+        plan.batch,
+        progress=progress,
+        cuts=cuts,
     )

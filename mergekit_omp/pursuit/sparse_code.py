@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -46,6 +47,14 @@ class Code(ABC):
         held: Any = self
         return {"kind": self.kind, **{f.name: getattr(self, f.name) for f in fields(held)}}
 
+    @classmethod
+    def join(cls, codes: Sequence[Any]) -> Code:
+        """One code of all targets, from codes of consecutive ones.
+
+        Raises TypeError for a kind of code that cannot be joined.
+        """
+        raise TypeError(f"codes of kind {cls.kind!r} are not made block by block")
+
     @staticmethod
     def from_tensors(tensors: dict[str, Any]) -> Code:
         """The code that `to_tensors` took apart; keys that are not its own are ignored."""
@@ -75,6 +84,15 @@ class SparseCode(Code):
             torch.zeros(count, k, dtype=torch.int64, device=targets.device),
             targets.new_zeros(count, k),
             torch.linalg.vector_norm(targets, dim=1),
+        )
+
+    @classmethod
+    def join(cls, codes: Sequence[SparseCode]) -> SparseCode:
+        """One code of all targets, from codes of consecutive ones."""
+        return cls(
+            indices=torch.cat([code.indices for code in codes]),
+            coefficients=torch.cat([code.coefficients for code in codes]),
+            residual_norms=torch.cat([code.residual_norms for code in codes]),
         )
 
     def replaced(self, rows: Int64[Tensor, "some"], code: SparseCode) -> SparseCode:

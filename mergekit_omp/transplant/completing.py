@@ -18,7 +18,7 @@ from mergekit_omp.pursuit import Code
 from mergekit_omp.record.id_ranges import written
 from mergekit_omp.record.row_facts import RowFacts
 from mergekit_omp.transplant.merge import Merge
-from mergekit_omp.transplant.row_plan import HOLDS_PLANS, EncodeMissing, RowPlan, vocabulary_first
+from mergekit_omp.transplant.row_plan import HOLDS_PLANS, RowPlan, vocabulary_first
 from mergekit_omp.transplant.tasks import AlignedVocabulary, InputKey
 
 _ROWS_AT_ONCE = 8192
@@ -52,8 +52,11 @@ class TensorStatistics(Task[list[Measured]]):
 
     def arguments(self) -> dict[str, Task]:
         inputs = self.aligned.donor_inputs().items()
-        codes = {str(key): task for key, task in inputs if isinstance(task, EncodeMissing)}
+        codes = {str(key): task for key, task in inputs if key.kind == "code"}
         return {"tensors": self.aligned, **codes}
+
+    def main_thread_only(self) -> bool:
+        return self.aligned.main_thread_only()
 
     def priority(self) -> int:
         # Runs right after the alignment, so that the tensor is not kept in memory for this.

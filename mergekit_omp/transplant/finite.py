@@ -21,8 +21,15 @@ class FiniteMerge(ExecuteMergeMethodTask):
 
     written_as: str | None
     """The dtype that the result is cast to, by mergekit's name; None for no cast."""
+    device: str | None
+    """Where to merge, in the main thread; None for where the executor says."""
+
+    def main_thread_only(self) -> bool:
+        return self.gather_tensors.main_thread_only()
 
     def execute(self, tensors: dict[ModelReference, Tensor], **kwargs: Any) -> Tensor | None:
+        if self.device is not None and self.uses_accelerator():
+            tensors = {model: tensor.to(self.device) for model, tensor in tensors.items()}
         merged = super().execute(tensors, **kwargs)
         if merged is None or not merged.is_floating_point():
             return merged
@@ -44,11 +51,16 @@ class FiniteMerge(ExecuteMergeMethodTask):
 
 
 def finite_merge(
-    task: ExecuteMergeMethodTask, *, gather_tensors: Task, written_as: str | None
+    task: ExecuteMergeMethodTask,
+    *,
+    gather_tensors: Task,
+    written_as: str | None,
+    device: str | None = None,
 ) -> FiniteMerge:
     """`task` with that check, and with `gather_tensors` as its input."""
     fields = {name: getattr(task, name) for name in ExecuteMergeMethodTask.model_fields}
-    return FiniteMerge(**{**fields, "gather_tensors": gather_tensors}, written_as=written_as)
+    fields["gather_tensors"] = gather_tensors
+    return FiniteMerge(**fields, written_as=written_as, device=device)
 
 
 def _not_finite(tensor: Tensor, dtype: torch.dtype) -> int:

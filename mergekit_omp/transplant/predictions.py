@@ -32,6 +32,7 @@ from mergekit_omp.outside.counts import counted
 from mergekit_omp.transplant.inputs import MergeInputs
 from mergekit_omp.transplant.log import MergeLog
 from mergekit_omp.transplant.row_plan import HOLDS_PLANS, vocabulary_first
+from mergekit_omp.transplant.running import running
 
 _EXAMPLES = 3
 
@@ -70,7 +71,7 @@ class PredictMissing(Task[dict[str, Tensor]]):
         matrices = {Part.INPUT: vocabulary_first(entry, self.entry_axis)}
         if head is not None:
             matrices[Part.HEAD] = vocabulary_first(head, self.head_axis)
-        with self.log.scope(running=True), _one_sentence(Zett.name):
+        with running(self.log), _one_sentence(Zett.name):
             predicted = self.hypernetwork.predict(self.segments, matrices, progress=self.progress)
         return {**predicted, "counts": self.segments.counts}
 

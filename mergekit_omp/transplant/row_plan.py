@@ -6,7 +6,8 @@ that hold the same plan are equal, and mergekit's graph runs a code that models 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from mergekit_omp.approximation.base import (
 )
 from mergekit_omp.errors import TransplantError
 from mergekit_omp.transplant.log import MergeLog
+from mergekit_omp.transplant.running import running
 
 HOLDS_PLANS = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
@@ -46,6 +48,20 @@ class CodingRows:
     """The tokens as bytes, where the method needs them."""
     progress: bool
     """Whether to show a progress bar."""
+    planned_for: int | None = None
+    """As in `CodingInputs`."""
+
+    def blocks(self, parts: Sequence[slice], texts: Sequence[Texts] | None) -> list[CodingRows]:
+        """The same for some of the missing tokens each; `texts` are those of `self.texts`."""
+        return [
+            replace(
+                self,
+                targets=self.targets[part],
+                texts=None if texts is None else texts[i],
+                planned_for=len(self.targets),
+            )
+            for i, part in enumerate(parts)
+        ]
 
     def inputs(
         self, method: Approximation, donor: Tensor | None, other_matrix: Tensor | None = None
@@ -79,6 +95,7 @@ class CodingRows:
             anchor_rows=torch.from_numpy(self.anchor_rows).to(device),
             texts=self.texts,
             progress=self.progress,
+            planned_for=self.planned_for,
             **of_donor,
         )
 
@@ -94,16 +111,27 @@ class ApproximatedRows:
     coding: CodingRows
     donor: LoadTensor | None
     donor_axis: int
-    encode: EncodeMissing | None
+    encode: Task[dict[str, Any]] | None
+    """Finds the code, for methods that make one: `EncodeMissing`, or a task with its result."""
     other_matrix: LoadTensor | None = None
     """Loads the donor's other matrix, where the method needs it and there is one."""
     other_axis: int = 0
     predict: Task[dict[str, Tensor]] | None = None
     """Predicts the rows of all of the model's vocabulary tensors; for hypernetworks alone."""
+    by_blocks: Task[dict[str, Any]] | None = None
+    """Makes the rows, where several devices do; see `blocks`."""
     in_force: dict[str, Any] = field(default_factory=dict)
     """Parameters that the method chose or reduced, by name; filled in when it has run."""
     row_fit: dict[str, Tensor] = field(default_factory=dict)
     """The figure of fit of each of `rows`, by its key; filled in when the method has run."""
+
+    def inputs(self, donor: Tensor | None, other_matrix: Tensor | None) -> CodingInputs:
+        """The method's inputs, from the donor's tensors as they are loaded."""
+        if donor is not None:
+            donor = vocabulary_first(donor, self.donor_axis)
+        if other_matrix is not None:
+            other_matrix = vocabulary_first(other_matrix, self.other_axis)
+        return self.coding.inputs(self.approximation, donor, other_matrix)
 
     def donor_matrices(self) -> tuple[Tensor | None, Tensor | None]:
         """The donor's matrix and its other one, freshly read, where the method reads them."""
@@ -168,7 +196,7 @@ class EncodeMissing(Task[dict[str, Any]]):
             donor = vocabulary_first(donor, self.donor_axis)
         inputs = self.coding.inputs(self.approximation, donor)
         try:
-            with self.log.scope(running=True):
+            with running(self.log):
                 code = self.approximation.encode(inputs)
         except ValueError as error:
             raise TransplantError(f"merge_method {self.approximation.name!r}: {error}.") from error

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import transformers
 from mergekit.architecture import WeightInfo
 from mergekit.graph import Task
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 
+from mergekit_omp.models.headers import header as header_of
 from mergekit_omp.record.record import transplant_record
+from mergekit_omp.transplant.blocks import Blocks, Devices, VocabularyOfBlocks
 from mergekit_omp.transplant.completing import CompleteRecord, PlannedRecord, TensorStatistics
 from mergekit_omp.transplant.finite import finite_merge
 from mergekit_omp.transplant.log import MergeLog
@@ -32,16 +35,26 @@ class MergeTasks:
     """The tasks among their inputs that align vocabulary tensors, in the order of the plan."""
 
 
-def plan_tasks(plan: TransplantPlan, log: MergeLog) -> MergeTasks:
-    """mergekit's tasks, those of vocabulary tensors with their alignment before the merge."""
+def plan_tasks(plan: TransplantPlan, log: MergeLog, devices: Devices | None = None) -> MergeTasks:
+    """mergekit's tasks, those of vocabulary tensors with their alignment before the merge.
+
+    `devices`: several that the missing rows of each tensor are spread over.
+    """
     aligned = {tensor.planned.weight.name: _aligned(tensor, log) for tensor in plan.tensors}
+    if devices is not None:
+        problems = sum(len(p.approximated) for task in aligned.values() for p in task.plans)
+        blocks = Blocks(devices, problems, log)
+        aligned = {name: _by_blocks(task, blocks) for name, task in aligned.items()}
     out_dtype = plan.request.config.out_dtype
     tensors: list[tuple[WeightInfo, Task]] = []
     for weight, task in plan.weights:
         if isinstance(task, ExecuteMergeMethodTask):
             gather = aligned.get(weight.name, task.gather_tensors)
             task = finite_merge(
-                task, gather_tensors=gather, written_as=weight.force_dtype or out_dtype
+                task,
+                gather_tensors=gather,
+                written_as=weight.force_dtype or out_dtype,
+                device=gather.device if isinstance(gather, VocabularyOfBlocks) else None,
             )
         tensors.append((weight, task))
     return MergeTasks(tuple(tensors), tuple(aligned.values()))
@@ -94,6 +107,27 @@ def _aligned(tensor: TensorRows, log: MergeLog) -> AlignedVocabulary:
         plans=tuple(rows.plan for rows in tensor.models),
         log=log,
     )
+
+
+def _by_blocks(aligned: AlignedVocabulary, blocks: Blocks) -> AlignedVocabulary:
+    """The same with the missing rows made in blocks, where the method can."""
+    if not any(served.approximation.in_blocks for p in aligned.plans for served in p.approximated):
+        return aligned
+    loads = {load.model: load for load in aligned.gather_tensors.arguments().values()}
+    dtypes = [header.dtype for load in loads.values() if (header := header_of(load)) is not None]
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    axis = aligned.vocabulary_axis
+    plans = tuple(
+        replace(
+            plan,
+            approximated=tuple(
+                blocks.of(served, loads[plan.model], axis, dtype) for served in plan.approximated
+            ),
+        )
+        for plan in aligned.plans
+    )
+    fields = {name: getattr(aligned, name) for name in AlignedVocabulary.model_fields}
+    return VocabularyOfBlocks(**{**fields, "plans": plans}, device=blocks.devices.kind)
 
 
 def _write_settings(

@@ -31,8 +31,9 @@ from mergekit_omp.transplant.row_plan import (
     RowPlan,
     vocabulary_first,
 )
+from mergekit_omp.transplant.running import running
 
-_GIVEN = ("code", "donor", "other_matrix", "predicted")
+_GIVEN = ("code", "donor", "other_matrix", "predicted", "made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,9 @@ class TensorInMemory(ReturnTensor):
 
     tensor_task: Task
 
+    def main_thread_only(self) -> bool:
+        return self.tensor_task.main_thread_only()
+
     def execute(self, tensor: Tensor | None) -> Tensor | None:
         """The tensor in the dtype that is asked for; None where an optional one is in no model."""
         return None if tensor is None else super().execute(tensor)
@@ -97,12 +101,16 @@ class AlignedVocabulary(PermutedVocabulary):
         found: dict[InputKey, Task] = {}
         for i, plan in enumerate(self.plans):
             for j, served in enumerate(plan.approximated):
-                tasks = {
-                    "code": served.encode,
-                    "donor": served.donor if served.encode is None else None,
-                    "predicted": served.predict,
-                    "other_matrix": served.other_matrix,
-                }
+                tasks: dict[str, Task | None]
+                if served.by_blocks is not None:
+                    tasks = {"made": served.by_blocks}
+                else:
+                    tasks = {
+                        "code": served.encode,
+                        "donor": served.donor if served.encode is None else None,
+                        "predicted": served.predict,
+                        "other_matrix": served.other_matrix,
+                    }
                 found |= {InputKey(k, i, j): task for k, task in tasks.items() if task is not None}
         return found
 
@@ -128,7 +136,7 @@ class AlignedVocabulary(PermutedVocabulary):
                 {kind: inputs.get(str(InputKey(kind, i, j))) for kind in _GIVEN}
                 for j in range(len(plan.approximated))
             ]
-            with self.log.scope(running=True):
+            with running(self.log):
                 aligned = _align(plan, matrices, dtype, given)
             rest = tensors[plan.model].movedim(axis, 0).shape[1:]
             result[plan.model] = aligned.reshape(plan.rows, *rest).movedim(0, axis)
@@ -175,7 +183,11 @@ def _approximated(
     donor: Tensor | None,
     other_matrix: Tensor | None,
     predicted: dict[str, Tensor] | None,
+    made: dict[str, Any] | None,
 ) -> Tensor:
+    if made is not None:
+        _keep(served, made["in_force"], made["row_fit"])
+        return served.approximation.finished(made["rows"].to(base.device), base, served.part)
     if predicted is not None:
         assert isinstance(served.approximation, Zett)
         _keep(served, {}, {PIECES.key: predicted["counts"]})
@@ -185,11 +197,7 @@ def _approximated(
         anchor_rows = torch.from_numpy(served.coding.anchor_rows)
         _keep(served, code["in_force"], code["row_fit"])
         return served.approximation.decode(Code.from_tensors(code), base, anchor_rows, served.part)
-    if donor is not None:
-        donor = vocabulary_first(donor, served.donor_axis)
-    if other_matrix is not None:
-        other_matrix = vocabulary_first(other_matrix, served.other_axis)
-    inputs = served.coding.inputs(served.approximation, donor, other_matrix)
+    inputs = served.inputs(donor, other_matrix)
     rows = served.approximation.rows(MissingRows(part=served.part, base=base, inputs=inputs))
     _keep(served, inputs.in_force, inputs.row_fit)
     return rows
