@@ -2,10 +2,13 @@
 
 Swaps tokenizers between the models of `benchmarks/quality` (trained by it where they are not made
 yet), heals each swap by `mergekit_omp.healing` from several starts, and prints bits per byte of the
-held-out text by steps. The ceiling is what rows reach that are trained until it no longer falls.
-What was healed once is not healed again, and a run that is killed goes on where it was:
+held-out text by steps. What was healed once is not healed again, and a run that is killed goes on
+where it was:
 
     python -m benchmarks.healing --corpus FOLDER --out DIR --pairs X:Z Z:X
+
+With `--ceiling` the rows of `kriging` alone are trained, for longer, and every method is told by its
+share of what they win over zero rows.
 """
 
 from __future__ import annotations
@@ -25,9 +28,9 @@ import transformers
 
 from benchmarks.quality.cache import default_cache_dir
 from benchmarks.quality.corpus import read_texts
-from benchmarks.quality.measuring import PairBench
+from benchmarks.quality.measuring import Measured, PairBench
 from benchmarks.quality.merging import merge
-from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods import METHODS, ZERO, Method, chosen
 from benchmarks.quality.models import make_models
 from benchmarks.quality.plans import SMALL
 from mergekit_omp.healing.heal import heal
@@ -36,6 +39,8 @@ from mergekit_omp.healing.texts import Parted
 
 SHOWN = (0, 25, 50, 100, 150, 200, 300)
 """Steps in the table."""
+PATIENCE = 8
+"""Evaluations, one in 25 steps, that may pass on the way to the ceiling without a lower loss."""
 
 
 @dataclass(frozen=True)
@@ -72,30 +77,36 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", default=["zero", "omp", "kriging"])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rate", type=float, default=Settings.rate, help="see Settings")
-    parser.add_argument("--ceiling", type=int, default=0, help="steps at most to the ceiling")
+    parser.add_argument(
+        "--ceiling", type=int, metavar="STEPS", help="at most so many, to the ceiling"
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["omp", "linear", "kriging"],
+        metavar="LABEL",
+        help="whose share of the ceiling is told, beside that of the paper's omp",
+    )
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    options = {"patience": arguments.steps, "rate": arguments.rate}
     cache = arguments.cache or default_cache_dir()
+    if arguments.ceiling:
+        for pair in arguments.pairs:
+            bench, texts = prepared(pair, arguments.corpus, cache)
+            settings = Settings(arguments.ceiling, rate=arguments.rate, patience=PATIENCE)
+            reached = healed(bench, pair, "kriging", texts, arguments.out, settings)
+            print(ceiling_row(reached, bench, chosen(arguments.methods)), flush=True)
+        return
+    settings = Settings(arguments.steps, rate=arguments.rate, patience=arguments.steps)
     made = {pair: prepared(pair, arguments.corpus, cache) for pair in arguments.pairs}
     # A start of every pair first, so that a run that ends early has something of each.
     found = {
-        (pair, start): healed(
-            bench, pair, start, texts, arguments.out, Settings(arguments.steps, **options)
-        )
+        (pair, start): healed(bench, pair, start, texts, arguments.out, settings)
         for start in arguments.starts
         for pair, (bench, texts) in made.items()
     }
-    results = [found[pair, start] for pair in arguments.pairs for start in arguments.starts]
-    ceilings = {
-        pair: healed(
-            bench, pair, "kriging", texts, arguments.out, Settings(arguments.ceiling, patience=4)
-        )
-        for pair, (bench, texts) in made.items()
-        if arguments.ceiling
-    }
-    print(tables(results, ceilings))
+    print(tables([found[pair, start] for pair in arguments.pairs for start in arguments.starts]))
 
 
 def prepared(pair: str, corpus: Path | None, cache: Path) -> tuple[PairBench, Parted]:
@@ -137,19 +148,18 @@ def healed(
         )
         kept.write_text(json.dumps(result["healing"], indent=1), encoding="utf-8")
     bits = json.loads(kept.read_text(encoding="utf-8"))["bits_per_byte"]
-    own = bench.own().documents
     low, high = bits["won_interval"]
     return Healed(
         pair=pair,
         start=start,
-        own=sum(document.bits for document in own) / sum(document.bytes for document in own),
+        own=rate(bench.own()),
         curve={0: bits["before"], **{int(step): value for step, value in bits["evaluations"]}},
         interval=(low, high),
     )
 
 
-def tables(results: Sequence[Healed], ceilings: dict[str, Healed]) -> str:
-    """Bits per byte by steps, then what a start saves, then shares of the ceiling."""
+def tables(results: Sequence[Healed]) -> str:
+    """Bits per byte by steps, then what a start saves."""
     known = [step for step in SHOWN if all(step in result.curve for result in results)]
     lines = [
         "| pair | start | " + " | ".join(f"{step} steps" for step in known) + " | won |",
@@ -173,22 +183,27 @@ def tables(results: Sequence[Healed], ceilings: dict[str, Healed]) -> str:
             reached.append(best.steps_to(result.best))
             cells = [str(step) if step is not None else "not reached" for step in reached]
             lines.append(f"| {arrow(pair)} | {start} | " + " | ".join(cells) + " |")
-    if ceilings:
-        lines += ["", "| pair | own tokenizer | zero | ceiling | steps | " + "shares of it |"]
-        lines += ["|---|---:|---:|---:|---:|---|"]
-    for pair, long in ceilings.items():
-        of_pair = {result.start: result for result in results if result.pair == pair}
-        zero = of_pair["zero"].curve[0]
-        shares = ", ".join(
-            f"{start} {(zero - result.curve[0]) / (zero - long.best):.0%}"
-            for start, result in of_pair.items()
-            if start != "zero"
-        )
-        last = min(long.curve, key=lambda step: long.curve[step])
-        lines.append(
-            f"| {arrow(pair)} | {long.own:.3f} | {zero:.3f} | {long.best:.3f} | {last} | {shares} |"
-        )
     return "\n".join(lines)
+
+
+def ceiling_row(reached: Healed, bench: PairBench, methods: Sequence[Method]) -> str:
+    """A pair's ceiling, and each method's share of what it wins over zero rows."""
+    rates = {method.label: rate(bench.measure(method)) for method in methods}
+    zero = rates.pop(ZERO)
+    step = min(reached.curve, key=lambda step: reached.curve[step])
+    cells = [f"own tokenizer {reached.own:.3f}", f"zero {zero:.3f}"]
+    cells += [f"ceiling {reached.best:.3f} after {step} of {max(reached.curve)} steps"]
+    cells += [
+        f"{label} {value:.3f} ({(zero - value) / (zero - reached.best):.0%})"
+        for label, value in rates.items()
+    ]
+    return f"| {arrow(reached.pair)} | " + " | ".join(cells) + " |"
+
+
+def rate(measured: Measured) -> float:
+    """Bits per byte."""
+    documents = measured.documents
+    return sum(document.bits for document in documents) / sum(d.bytes for d in documents)
 
 
 def arrow(pair: str) -> str:
