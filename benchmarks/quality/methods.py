@@ -44,6 +44,7 @@ METHODS: tuple[Method, ...] = (
     Method("omp 32", "omp", _omp(32)),
     Method("omp 16", "omp", _omp(16)),
     Method("omp 8", "omp", _omp(8)),
+    Method("omp 8, gain", "omp", {"k": 8, "head_gain": 1.25}),
 )
 
 ZERO = "zero"

@@ -19,7 +19,7 @@ from mergekit_omp.approximation.base import AnchorCoding, CodingInputs, Cost, Pa
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.fit import RELATIVE_RESIDUAL, Fit, relative_residuals
 from mergekit_omp.approximation.moments import mean_row
-from mergekit_omp.approximation.parameters import Bytes, PositiveInt
+from mergekit_omp.approximation.parameters import Bytes, PositiveFloat, PositiveInt
 from mergekit_omp.pursuit import Code, SparseCode
 from mergekit_omp.pursuit.problem import PRECISION, Problem, clamped, prepare
 
@@ -57,6 +57,11 @@ class Omp(AnchorCoding, frozen=True):
         default=False,
         description="Choose anchors by cosine instead of by inner product, which favours "
         "long rows.",
+    )
+    head_gain: PositiveFloat = Field(
+        default=1.0,
+        description="How far rows of a head of its own are moved from the anchors' mean, relative to "
+        "the combination, which is shorter than what it stands for where `k` is small.",
     )
     search: Literal["auto", "reference", "screened", "gram", "fast"] = Field(
         default="auto",
@@ -160,10 +165,16 @@ class Omp(AnchorCoding, frozen=True):
         anchor_rows: Int[Tensor, "anchors"],
         part: Part,
     ) -> Float[Tensor, "missing base_dim"]:
-        if not self.center or not isinstance(code, SparseCode):
-            return super()._combine(code, base, anchor_rows, part)
-        # A token that could not be coded gets the mean of the anchors, not of the whole matrix.
-        rows = code.decode(base)
-        anchors = base[anchor_rows.to(base.device)]
-        rest = 1 - code.coefficients.to(rows.device, rows.dtype).sum(1)
-        return rows + rest[:, None] * mean_row(anchors)
+        anchors = anchor_rows.to(base.device)
+        if self.center and isinstance(code, SparseCode):
+            # A token that could not be coded gets the mean of the anchors, not of the whole matrix.
+            rows = code.decode(base)
+            rest = 1 - code.coefficients.to(rows.device, rows.dtype).sum(1)
+            rows = rows + rest[:, None] * mean_row(base[anchors])
+        else:
+            rows = super()._combine(code, base, anchor_rows, part)
+        if part != Part.HEAD or self.head_gain == 1:
+            return rows
+        middle = mean_row(base[anchors])
+        coded = (code.support_sizes() > 0).to(rows.device)
+        return torch.where(coded[:, None], middle + self.head_gain * (rows - middle), rows)

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 import pytest
 import torch
-from approximation_world import random_base, random_inputs, world
+from approximation_world import random_base, random_inputs, with_inputs, world
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
@@ -139,6 +139,24 @@ def test_the_papers_settings_are_one_parameter_away() -> None:
     assert Omp().encode(inputs).support_sizes().tolist() == [8] * 5
     assert Omp(paper=True, k=5).sparsity(96, 300) == 5
     assert Omp(paper=True).sparsity(96, 30) == 30
+
+
+def test_omp_moves_rows_of_the_head_from_the_mean_of_the_anchors() -> None:
+    problem = world(part=Part.HEAD)
+    mean = problem.base[problem.inputs.anchor_rows].mean(0)
+    for asked in ({}, {"center": True}):
+        plain, moved = Omp(**asked).rows(problem), Omp(**asked, head_gain=1.5).rows(problem)
+        torch.testing.assert_close(moved - mean, 1.5 * (plain - mean))
+    entry = dataclasses.replace(problem, part=Part.INPUT)
+    assert torch.equal(Omp(head_gain=1.5).rows(entry), Omp().rows(entry))
+
+
+def test_omp_leaves_a_head_row_that_could_not_be_coded_at_the_mean() -> None:
+    problem = world(part=Part.HEAD)
+    targets = problem.inputs.targets.clone()
+    targets[0] = 0
+    rows = Omp(head_gain=2.0).rows(with_inputs(problem, targets=targets))
+    torch.testing.assert_close(rows[0], problem.base.mean(0))
 
 
 def test_published_defaults() -> None:
