@@ -26,7 +26,6 @@ from benchmarks.quality.sentences import SentenceCheck
 from benchmarks.quality.statistics import RESAMPLES, Estimate
 from mergekit_omp.approximation import APPROXIMATIONS, CodingInputs, MissingRows, Part
 from mergekit_omp.approximation.moments import finite_mean
-from mergekit_omp.approximation.shared import Shared
 from mergekit_omp.report.held_out import hidden_texts
 from mergekit_omp.vocabulary import align
 
@@ -149,7 +148,7 @@ def _unshared(problem: MissingRows) -> MissingRows:
     """The problem without what other methods found out about it."""
     inputs = problem.inputs
     assert inputs.texts is not None
-    texts = dataclasses.replace(inputs.texts, shared=Shared())
+    texts = dataclasses.replace(inputs.texts)
     return dataclasses.replace(problem, inputs=dataclasses.replace(inputs, texts=texts))
 
 

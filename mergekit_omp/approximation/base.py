@@ -72,18 +72,16 @@ class Texts:
     """Cuts byte strings with the base's tokenizer; returns the base's rows of the pieces."""
     segment_in_donor: Segment
     """Cuts byte strings with the donor's tokenizer; returns the donor's rows of the pieces."""
-    shared: Shared = field(default_factory=Shared)
-    """What methods found out, for further tensors whose tokens these are."""
+    shared: Shared = field(default_factory=Shared, init=False)
+    """What methods found out, for further tensors whose tokens these are. Texts that are made of
+    these by `dataclasses.replace` are others, and begin with nothing."""
     of_blocks: Once | None = None
     """What they found out for all blocks, where the missing tokens are a block of more."""
 
     def blocks(self, parts: Sequence[slice]) -> list[Texts]:
         """The same for some of the missing tokens each."""
         once = Once()
-        return [
-            replace(self, missing=self.missing[part], shared=Shared(), of_blocks=once)
-            for part in parts
-        ]
+        return [replace(self, missing=self.missing[part], of_blocks=once) for part in parts]
 
     def once(self, given: Hashable, make: Callable[[], T]) -> T:
         """`make()`, which depends on `given` but not on the missing tokens: once for all blocks."""

@@ -55,6 +55,6 @@ def test_a_head_finds_what_it_would_have_found_alone() -> None:
     head = MissingRows(Part.HEAD, problem.base, swapped)
     Kriging().rows(problem)
     after_input = Kriging().rows(head)
-    fresh = dataclasses.replace(inputs.texts, shared=Shared())
+    fresh = dataclasses.replace(inputs.texts)
     alone = dataclasses.replace(head, inputs=dataclasses.replace(swapped, texts=fresh))
     assert torch.equal(after_input, Kriging().rows(alone))
