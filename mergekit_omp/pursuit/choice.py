@@ -26,6 +26,8 @@ LARGEST_BATCH = 512
 """Targets in flight: more would not be faster (`python benchmarks/costs.py --strips`)."""
 # Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`, for a
 # Gram matrix with `--atoms 32768 --targets 256`, on two cores of a Xeon with AMX, 2026-11-27.
+# Not measured since on processors without AMX: there they may choose an exact search
+# that is not the fastest.
 COSTS = {Way.FLOAT: 1.2, Way.BYTES: 0.22, Way.BFLOAT16: 0.8}
 """Of products with all atoms, with the search for the largest of them."""
 SLOW_BFLOAT16 = 5.2
