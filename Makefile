@@ -32,11 +32,12 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two processes, a file of tests whole in one of them. Threads that wait in a loop are slow where
+# Two processes, a file of tests whole in one of them: in their order, or the files of few tests, which
+# are slow ones, would come last and one of them work alone. Threads that wait in a loop are slow where
 # cores are shared. macOS would end forks of a process that has used its frameworks.
 test: export OBJC_DISABLE_INITIALIZE_FORK_SAFETY = YES
 test: lint $(READERS)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The solver as on a processor with none of the instructions that it has fast ways for.
 lesser: export NUMBA_CPU_NAME = generic
