@@ -8,7 +8,7 @@ where it was:
     python -m benchmarks.healing --corpus FOLDER --out DIR --pairs X:Z Z:X
 
 With `--ceiling` the rows of `kriging` alone are trained, for longer, and every method is told by its
-share of what they win over zero rows.
+share of what they win over zero rows. With `--lora R` adapters of rank R are trained beside the rows.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", default=["zero", "omp", "kriging"])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rate", type=float, default=Settings.rate, help="see Settings")
+    parser.add_argument("--lora", type=int, metavar="R", help="adapters too, of this rank")
     parser.add_argument(
         "--ceiling", type=int, metavar="STEPS", help="at most so many, to the ceiling"
     )
@@ -98,7 +99,9 @@ def main() -> None:
             reached = healed(bench, pair, "kriging", texts, arguments.out, settings)
             print(ceiling_row(reached, bench, chosen(arguments.methods)), flush=True)
         return
-    settings = Settings(arguments.steps, rate=arguments.rate, patience=arguments.steps)
+    settings = Settings(
+        arguments.steps, rate=arguments.rate, patience=arguments.steps, lora=arguments.lora
+    )
     made = {pair: prepared(pair, arguments.corpus, cache) for pair in arguments.pairs}
     # A start of every pair first, so that a run that ends early has something of each.
     found = {
@@ -131,6 +134,8 @@ def healed(
     """One swap healed, from what is kept in `out` where it is."""
     name = f"{pair.replace(':', '-')}-{start.replace(' ', '-')}"
     run = f"{name}-{settings.steps}-{settings.rate:g}"
+    if settings.lora:
+        run += f"-lora-{settings.lora}"
     kept = out / f"{run}.json"
     if not kept.exists():
         out.mkdir(parents=True, exist_ok=True)
