@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped, UInt16
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from mergekit_omp.pursuit.compiled import kernel, obstacle
@@ -16,7 +15,7 @@ from mergekit_omp.pursuit.threads import in_threads
 
 TOGETHER = 64
 """Rows that a thread writes at least: fewer are not worth a second thread."""
-READ = torch.bfloat16, torch.float32, torch.float64
+READ = torch.bfloat16, torch.float32
 
 
 def readable(matrix: Float[Tensor, "rows dim"], dtype: torch.dtype) -> bool:
@@ -29,8 +28,9 @@ def readable(matrix: Float[Tensor, "rows dim"], dtype: torch.dtype) -> bool:
 class Features:
     """What turns rows of a readable matrix into features: less a mean, times a factor."""
 
-    values: Shaped[np.ndarray, "rows dim"]
-    """Those of bfloat16 as the bits that they are."""
+    bits: Shaped[np.ndarray, "rows dim"]
+    place: np.uint32
+    """See `bits_of`."""
     mean: Float[np.ndarray, "dim"]
     factor: Any
 
@@ -40,7 +40,7 @@ class Features:
     ) -> Features:
         """Features of the dtype of `mean`, which are `length` times as small as the offsets."""
         factor = torch.tensor(1 / length, dtype=mean.dtype).numpy()[()]
-        return cls(_plain(matrix), mean.numpy(), factor)
+        return cls(*bits_of(matrix), mean.numpy(), factor)
 
     def write(
         self,
@@ -51,8 +51,7 @@ class Features:
     ) -> None:
         """To columns from `start` on, in this thread. Where a row is -1: zeros, or what was there
         if not `blank`."""
-        write = half_features if self.values.dtype == np.uint16 else whole_features
-        write(self.values, rows, self.mean, self.factor, start, blank, to)
+        write_features(self.bits, self.place, rows, self.mean, self.factor, start, blank, to)
 
     def write_in_threads(
         self, rows: Int64[Tensor, "tokens"], to: Float[Tensor, "tokens width"], start: int
@@ -69,20 +68,24 @@ def sums_of_rows(
 ) -> Float[Tensor, "sums dim"]:
     """Sum i is that of the rows `rows[bounds[i]:bounds[i + 1]]`, times their weights."""
     sums = weights.new_zeros((len(bounds) - 1, matrix.shape[1]))
-    values = _plain(matrix)
-    add: Callable[..., None] = half_sums if values.dtype == np.uint16 else whole_sums
-    given = values, rows.numpy(), bounds.numpy(), weights.numpy(), sums.numpy()
-    in_threads(lambda first, last: add(first, last, *given), len(sums), TOGETHER)
+    given = *bits_of(matrix), rows.numpy(), bounds.numpy(), weights.numpy(), sums.numpy()
+    in_threads(lambda first, last: add_rows(first, last, *given), len(sums), TOGETHER)
     return sums
 
 
-def _plain(matrix: Tensor) -> np.ndarray:
-    return (matrix.view(torch.uint16) if matrix.dtype == torch.bfloat16 else matrix).numpy()
+def bits_of(
+    matrix: Float[Tensor, "rows dim"],
+) -> tuple[Shaped[np.ndarray, "rows dim"], np.uint32]:
+    """A readable matrix as kernels take it: bits, and what times them are those of a float32."""
+    if matrix.dtype == torch.bfloat16:  # the first half of a float32
+        return matrix.view(torch.uint16).numpy(), np.uint32(1 << 16)
+    return matrix.view(torch.uint32).numpy(), np.uint32(1)
 
 
 @kernel
-def whole_features(
-    matrix: Float[np.ndarray, "rows dim"],
+def write_features(
+    bits: Shaped[np.ndarray, "rows dim"],
+    place: np.uint32,
     rows: Int64[np.ndarray, "tokens"],
     mean: Float[np.ndarray, "dim"],
     factor: float,
@@ -97,39 +100,17 @@ def whole_features(
             for x in range(mean.shape[0] if blank else 0):
                 out[x] = 0
             continue
-        row = matrix[rows[i]]
+        row = bits[rows[i]]
         for x in range(mean.shape[0]):
-            out[x] = (row[x] - mean[x]) * factor
+            out[x] = (np.uint32(np.uint32(row[x]) * place).view(np.float32) - mean[x]) * factor
 
 
 @kernel
-def half_features(
-    matrix: UInt16[np.ndarray, "rows dim"],
-    rows: Int64[np.ndarray, "tokens"],
-    mean: Float[np.ndarray, "dim"],
-    factor: float,
-    start: int,
-    blank: bool,
-    to: Float[np.ndarray, "tokens width"],
-) -> None:
-    """The same for a matrix of bfloat16: the first half of a float32."""
-    for i in range(rows.shape[0]):
-        out = to[i, start : start + mean.shape[0]]
-        if rows[i] < 0:
-            for x in range(mean.shape[0] if blank else 0):
-                out[x] = 0
-            continue
-        row = matrix[rows[i]]
-        for x in range(mean.shape[0]):
-            value = np.uint32(np.uint32(row[x]) << np.uint32(16)).view(np.float32)
-            out[x] = (value - mean[x]) * factor
-
-
-@kernel
-def whole_sums(
+def add_rows(
     first: int,
     last: int,
-    matrix: Float[np.ndarray, "rows dim"],
+    bits: Shaped[np.ndarray, "rows dim"],
+    place: np.uint32,
     rows: Int64[np.ndarray, "entries"],
     bounds: Int64[np.ndarray, "boundaries"],
     weights: Float[np.ndarray, "entries"],
@@ -139,25 +120,6 @@ def whole_sums(
     for i in range(first, last):
         out = sums[i]
         for at in range(bounds[i], bounds[i + 1]):
-            row, weight = matrix[rows[at]], weights[at]
+            row, weight = bits[rows[at]], weights[at]
             for x in range(out.shape[0]):
-                out[x] += weight * row[x]
-
-
-@kernel
-def half_sums(
-    first: int,
-    last: int,
-    matrix: UInt16[np.ndarray, "rows dim"],
-    rows: Int64[np.ndarray, "entries"],
-    bounds: Int64[np.ndarray, "boundaries"],
-    weights: Float[np.ndarray, "entries"],
-    sums: Float[np.ndarray, "sums dim"],
-) -> None:
-    """The same for a matrix of bfloat16."""
-    for i in range(first, last):
-        out = sums[i]
-        for at in range(bounds[i], bounds[i + 1]):
-            row, weight = matrix[rows[at]], weights[at]
-            for x in range(out.shape[0]):
-                out[x] += weight * np.uint32(np.uint32(row[x]) << np.uint32(16)).view(np.float32)
+                out[x] += weight * np.uint32(np.uint32(row[x]) * place).view(np.float32)
