@@ -27,7 +27,16 @@ from jaxtyping import Float, Float64, Int, Int64, UInt8
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.decision import decide
 from mergekit_omp.pursuit.support import Support, extend, orthogonalise, refine, remainder
-from mergekit_omp.pursuit.tiles import TILE, combine, copy, dot, reaches, shift, shortlist
+from mergekit_omp.pursuit.tiles import (
+    TILE,
+    combine,
+    copy,
+    count_from,
+    dot,
+    reaches,
+    shift,
+    shortlist,
+)
 
 TIE = 1e-5
 """An atom outside of the shortlist must beat a guess by this share: less is a tie in float32."""
@@ -124,8 +133,9 @@ class Block(NamedTuple):
     """Coefficients, and what they take away in units of the Gram matrix's rows."""
     weights: Float[np.ndarray, "iterations slots"]
     exact: Float64[np.ndarray, "dim"]
-    """The residual, and in the working dtype as guesses change it."""
+    """The residual, and in the working dtype: of some guess, since which coefficients changed."""
     narrow: Float[np.ndarray, "dim"]
+    changes: Float64[np.ndarray, "k"]
     residuals: Float[np.ndarray, "iterations dim"]
     """The residual after the guess, where `fresh` says that it was computed."""
     fresh: UInt8[np.ndarray, "longest"]
@@ -162,7 +172,8 @@ def workspace(given: Given, limits: Limits, sparsity: int) -> Work:
     block = Block(
         *(every[0], every[1], np.empty(listed, np.int64), few[0], few[1]),
         *(np.empty((slots, listed), kind), marks[0], marks[1], marks[2], history, weights),
-        *(np.zeros(dim), residuals[longest], residuals, np.zeros(longest, np.uint8), combined),
+        *(np.zeros(dim), residuals[longest], np.zeros(sparsity), residuals),
+        *(np.zeros(longest, np.uint8), combined),
         *(np.empty(TILE, np.int64), np.empty(TILE, kind)),
     )
     return Work(given, limits, support, block)
@@ -183,25 +194,51 @@ def gather(
 
 
 @kernel
+def choose(work: Work, size: int, members: int, margin: float) -> tuple[int, float]:
+    """The place on the shortlist of the atom with the largest correlation, and that correlation.
+
+    Leaves its products with the support. Where only one atom may be it, these also tell what the
+    residual has lost since it was last computed.
+    """
+    given, _, support, block = work
+    atoms, found, changes = given.atoms, block.found, block.changes
+    slack = block.uppers.dtype.type(margin)
+    pick, floor = 0, -1.0
+    for x in range(members):
+        middle, off = abs(block.local[x]), slack * given.norms[found[x]]
+        block.uppers[x] = middle + off
+        if middle - off > floor:
+            pick, floor = x, middle - off
+    several, value = count_from(block.uppers[:members], floor) > 1, 0.0
+    if several:
+        for p in range(size):
+            shift(block.narrow, atoms[support.atoms[p]], -changes[p], block.narrow.shape[0])
+            changes[p] = 0
+        pick, value = decide(found, block.uppers, members, atoms, block.narrow, -1.0)
+    atom = atoms[found[pick]]
+    for p in range(size):
+        support.products[p] = dot(atoms[support.atoms[p]], atom)
+    if not several:
+        value = float(dot(block.narrow, atom))
+        for p in range(size):
+            value -= changes[p] * support.products[p]
+    return pick, value
+
+
+@kernel
 def guess(work: Work, size: int, members: int, most: int, square: float) -> tuple[int, Outcome]:
     """Pursues the shortlist for `most` iterations, and fewer where precision or need ends.
 
     `square` is the target's squared norm. Returns how many were made, and why no more.
     """
     given, limits, support, block = work
-    atoms, norms = given.atoms, given.norms
-    made = 0
+    norms, made = given.norms, 0
     for step in range(most):
-        margin = block.uppers.dtype.type(block.margins[step])
-        for x in range(members):
-            block.uppers[x] = abs(block.local[x]) + margin * norms[block.found[x]]
-        pick, value = decide(block.found, block.uppers, members, atoms, block.narrow, -1.0)
+        pick, value = choose(work, size, members, block.margins[step])
         atom = block.found[pick]
         norm = float(norms[atom])
         if abs(value) <= limits.cosine * math.sqrt(square) * norm:
             return made, Outcome.FAINT
-        for p in range(size):
-            support.products[p] = dot(atoms[support.atoms[p]], atoms[atom])
         shared = orthogonalise(support, size, support.products)
         if norm * norm - shared < limits.sine * norm * norm:
             return made, Outcome.DEPENDENT
@@ -219,8 +256,8 @@ def guess(work: Work, size: int, members: int, most: int, square: float) -> tupl
         size += 1
         for p in range(size):
             change = projection / height * support.duals[p]
+            block.changes[p] -= change
             shift(block.local, block.columns[p], change, members)
-            shift(block.narrow, atoms[support.atoms[p]], change, block.narrow.shape[0])
         block.local[pick] = 0
         made += 1
         block.left[made] = remaining
@@ -340,7 +377,7 @@ def pursue_one(row: int, work: Work) -> tuple[int, Outcome]:
             gather(given.gram, norms, support.atoms[p], block.found[:members], block.columns[p])
         remainder(target, given.atoms, support.atoms, size, coefficients, block.exact)
         copy(block.exact, block.narrow)
-        block.fresh[:] = 0
+        block.fresh[:], block.changes[:] = 0, 0
         block.margins[0], block.left[0] = margin, remaining
         made, why = guess(work, size, members, min(longest, sparsity - size), square)
         if made == 0:

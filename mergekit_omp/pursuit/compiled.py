@@ -19,7 +19,7 @@ from tqdm import tqdm
 try:
     import numba
 
-    from mergekit_omp.pursuit import kernel_cache
+    from mergekit_omp.pursuit import kernel_cache, wide_vectors
 except ImportError:  # torch alone is a working path
     numba = None
 
@@ -43,7 +43,9 @@ def kernel(function: Function) -> Function:
     plain = inspect.unwrap(function)
     made: Any = plain
     if AVAILABLE:
-        made = numba.njit(nogil=True, fastmath=MATHS, error_model="numpy")(plain)
+        compiler = wide_vectors.Compiler
+        options = {"nogil": True, "fastmath": MATHS, "error_model": "numpy"}
+        made = numba.njit(pipeline_class=compiler, **options)(plain)
         # What `enable_caching` does, with another cache.
         made._cache = kernel_cache.KernelCache(plain)
     KERNELS[f"{plain.__module__}.{plain.__name__}"] = made, plain

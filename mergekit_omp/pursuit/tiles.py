@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Int64
 from mergekit_omp.pursuit.compiled import kernel
 
 TILE = 1024
-"""Atoms in a tile: four rows of a Gram tile and four of the result stay in a first-level cache."""
+"""Atoms in a tile: four of its rows, and four of the result, stay in a first-level cache."""
 
 Table = Int[np.ndarray, "atoms row"]
 Atoms = Float[np.ndarray, "atoms"]
@@ -49,12 +49,14 @@ def combine(
     for i in range((rows + 3) // 4 * 4):
         for x in range(width):
             out[i, x] = begun[x]
-    for p in range(0, size, 4):
-        g0 = gram[support[p], low:high]
-        g1 = gram[support[p + 1], low:high]
-        g2 = gram[support[p + 2], low:high]
-        g3 = gram[support[p + 3], low:high]
-        for i in range(0, rows, 4):
+    # Four rows of the result stay in a first-level cache until they are complete.
+    for i in range(0, rows, 4):
+        c0, c1, c2, c3 = out[i], out[i + 1], out[i + 2], out[i + 3]
+        for p in range(0, size, 4):
+            g0 = gram[support[p], low:high]
+            g1 = gram[support[p + 1], low:high]
+            g2 = gram[support[p + 2], low:high]
+            g3 = gram[support[p + 3], low:high]
             w00, w01 = weights[i, p], weights[i, p + 1]
             w02, w03 = weights[i, p + 2], weights[i, p + 3]
             w10, w11 = weights[i + 1, p], weights[i + 1, p + 1]
@@ -63,7 +65,6 @@ def combine(
             w22, w23 = weights[i + 2, p + 2], weights[i + 2, p + 3]
             w30, w31 = weights[i + 3, p], weights[i + 3, p + 1]
             w32, w33 = weights[i + 3, p + 2], weights[i + 3, p + 3]
-            c0, c1, c2, c3 = out[i], out[i + 1], out[i + 2], out[i + 3]
             for x in range(width):
                 y0 = g0[x]
                 y1 = g1[x]
