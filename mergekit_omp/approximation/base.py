@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, Field
 from torch import Tensor
 
@@ -72,6 +73,8 @@ class Texts:
     """Cuts byte strings with the base's tokenizer; returns the base's rows of the pieces."""
     segment_in_donor: Segment
     """Cuts byte strings with the donor's tokenizer; returns the donor's rows of the pieces."""
+    emitted: Bool[np.ndarray, "base_rows"] | None = None
+    """Which of the base's tokens its tokenizer emits; None: those that it cuts into themselves."""
     shared: Shared = field(default_factory=Shared, init=False)
     """What methods found out, for further tensors whose tokens these are. Texts that are made of
     these by `dataclasses.replace` are others, and begin with nothing."""

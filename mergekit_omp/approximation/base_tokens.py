@@ -15,8 +15,8 @@ from mergekit_omp.approximation.pieces import combine_pieces
 
 
 def emitted_rows(texts: Texts, anchor_rows: Tensor) -> list[int]:
-    """The base's rows of anchors, and of ordinary tokens that its tokenizer emits for their bytes;
-    the others were never trained."""
+    """The base's rows of anchors, and of ordinary tokens that its tokenizer emits; the others were
+    never trained."""
     return texts.shared.of("emitted", [anchor_rows], lambda: _emitted_rows(texts, anchor_rows))
 
 
@@ -31,6 +31,8 @@ def _emitted(texts: Texts, anchors: set[int]) -> list[int]:
         for row, text in enumerate(texts.base)
         if text is not None and row not in anchors
     ]
+    if texts.emitted is not None:
+        return sorted([*anchors, *(row for row, _ in others if texts.emitted[row])])
     pieces = texts.segment_in_base([text for _, text in others])
     emitted = [row for (row, _), segment in zip(others, pieces, strict=True) if segment == [row]]
     return sorted([*anchors, *emitted])
@@ -52,7 +54,8 @@ def donor_vectors(
     in_donor = texts.shared.of(
         "in donor", [rows, inputs.anchor_rows], lambda: texts.segment_in_donor(words)
     )
-    segments = [[piece for piece in pieces if piece < len(donor)] for pieces in in_donor]
+    size = len(donor)
+    segments = [[piece for piece in pieces if piece < size] for pieces in in_donor]
     weights = [[1 / len(pieces)] * len(pieces) if pieces else [] for pieces in segments]
     vectors = donor.new_zeros((len(rows), donor.shape[1]), dtype=working_dtype(donor))
     places = torch.tensor([i for i, _ in spelled], dtype=torch.int64, device=donor.device)

@@ -7,7 +7,7 @@ proved by example: a token is emitted if it is found in the encoding of some tex
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -115,7 +115,7 @@ class Segmenter:
         for (i, text), ids in zip(texts.items(), self._encode(texts.values()), strict=True):
             segmented[i] = self._without_markup(text, ids)
         if self._continuation:
-            begun = {i: found for i, text in texts.items() if (found := self._continued(text))}
+            begun = self._continued(texts)
             rest = iter(self._encode(word for _, words in begun.values() for word in words))
             for i, (ids, words) in begun.items():
                 segmented[i] = [*ids, *(j for _ in words for j in next(rest))]
@@ -140,23 +140,25 @@ class Segmenter:
                 ]
         return ids
 
-    def _continued(self, text: str) -> tuple[list[int], list[str]] | None:
-        """WordPiece where the text goes on with a word: the pieces of that, of which the first is a
+    def _continued(self, texts: Mapping[int, str]) -> dict[int, tuple[list[int], list[str]]]:
+        """WordPiece where a text goes on with a word: the pieces of that, of which the first is a
         continuation, and the words that follow."""
-        words = self._words("a" + text)
-        if not words or words[0] == "a" or not words[0].startswith("a"):
-            return None
-        rest, known = words[0][1:], self._continuations
-        ids: list[int] = []
-        while rest:
-            length = len(rest)
-            while length and rest[:length] not in known:
-                length -= 1
-            if not length:
-                return None
-            ids.append(known[rest[:length]])
-            rest = rest[length:]
-        return ids, words[1:]
+        known, begun = self._continuations, {}
+        for i, words in zip(texts, self._words([f"a{text}" for text in texts.values()]), strict=True):
+            if not words or words[0] == "a" or not words[0].startswith("a"):
+                continue
+            rest, ids = words[0][1:], []
+            while rest:
+                length = len(rest)
+                while length and rest[:length] not in known:
+                    length -= 1
+                if not length:
+                    break
+                ids.append(known[rest[:length]])
+                rest = rest[length:]
+            if not rest:
+                begun[i] = ids, words[1:]
+        return begun
 
     @cached_property
     def _continuations(self) -> dict[str, int]:
@@ -165,14 +167,16 @@ class Segmenter:
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         return {s.removeprefix(prefix): i for s, i in vocabulary.items() if s.startswith(prefix)}
 
-    def _words(self, text: str) -> list[str]:
-        """The pre-tokens of a text."""
+    def _words(self, texts: Iterable[str]) -> list[list[str]]:
+        """The pre-tokens of each text."""
+        # Each look at these two makes an object anew.
+        normalizer, cutter = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
         with of_library(*_CANNOT_READ):
-            if self._tokenizer.normalizer is not None:
-                text = self._tokenizer.normalizer.normalize_str(text)
-            if self._tokenizer.pre_tokenizer is None:
-                return [text]
-            return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+            if normalizer is not None:
+                texts = map(normalizer.normalize_str, texts)
+            if cutter is None:
+                return [[text] for text in texts]
+            return [[word for word, _ in cutter.pre_tokenize_str(text)] for text in texts]
 
     def _segment_bytes(self, piece: bytes) -> list[int]:
         """Bytes that are not text, by the vocabulary's byte pieces."""
@@ -228,8 +232,7 @@ class Segmenter:
         """Whether a piece that is only found next to another piece can stand in a word."""
         if self._continuation and not (self._strings[i] or "").startswith(self._continuation):
             return False
-        words = self._words(f"a{text}")
-        return words == [f"a{text}"]
+        return self._words([f"a{text}"]) == [[f"a{text}"]]
 
     def _occurs(self, i: int) -> bool:
         """Whether a fragment of UTF-8 is one token, and part of some text."""
