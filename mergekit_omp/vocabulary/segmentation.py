@@ -143,11 +143,14 @@ class Segmenter:
     def _continued(self, texts: Mapping[int, str]) -> dict[int, tuple[list[int], list[str]]]:
         """WordPiece where a text goes on with a word: the pieces of that, of which the first is a
         continuation, and the words that follow."""
-        known, begun = self._continuations, {}
-        for i, words in zip(texts, self._words([f"a{text}" for text in texts.values()]), strict=True):
+        known = self._continuations
+        begun: dict[int, tuple[list[int], list[str]]] = {}
+        after_a_letter = self._words(f"a{text}" for text in texts.values())
+        for i, words in zip(texts, after_a_letter, strict=True):
             if not words or words[0] == "a" or not words[0].startswith("a"):
                 continue
-            rest, ids = words[0][1:], []
+            ids: list[int] = []
+            rest = words[0][1:]
             while rest:
                 length = len(rest)
                 while length and rest[:length] not in known:
