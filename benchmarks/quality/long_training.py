@@ -41,9 +41,14 @@ SAVE_EVERY = 60.0
 
 
 def make_long_models(
-    specs: Sequence[ModelSpec], texts: Corpus, characters: int, tokens: int, cache_dir: Path
+    specs: Sequence[ModelSpec],
+    texts: Corpus,
+    characters: int,
+    tokens: Mapping[str, int],
+    cache_dir: Path,
 ) -> dict[str, Path]:
-    """A directory for each model, trained on so many tokens of `texts` and of installed packages."""
+    """A directory for each model, trained on as many tokens of `texts` and of installed packages
+    as `tokens` says of its name."""
     held_out = [document.text for document in texts.held_out]
     file = cache_dir / "texts" / f"{digest([held_out, characters, PACKAGES, CODE_EVERY])}.json"
     if not file.exists():
@@ -57,7 +62,7 @@ def make_long_models(
         texts, train={kind: (*texts.train[kind], *more.get(kind, ())) for kind in KINDS}
     )
     return {
-        spec.name: make_long_model(spec, every.mixed(spec.shares), tokens, cache_dir)
+        spec.name: make_long_model(spec, every.mixed(spec.shares), tokens[spec.name], cache_dir)
         for spec in specs
     }
 

@@ -7,7 +7,9 @@ runs a model but the check of sentences, which asks of MiniLM how far its embedd
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from benchmarks.quality.cache import digest
 from benchmarks.quality.methods import PEER, Method
 from benchmarks.quality.packages import RealRows, read_real_rows
 from benchmarks.quality.plans import Pair
@@ -31,6 +34,8 @@ from mergekit_omp.vocabulary import align
 
 HIDDEN = 1500
 SEEDS = (0, 1)
+RIVALS = ("focus", "wechsel", "knn", "kriging, no adapt")
+"""Labels of the methods of which `kriging` is to beat the best."""
 HEAD_OF_ZIPF = 1
 """Use is taken to fall as 1 / (id in the donor's vocabulary + this), Zipf's law."""
 
@@ -87,8 +92,30 @@ def hide(base: RealRows, donor: RealRows, seed: int, count: int = HIDDEN) -> Hid
     return HiddenRows(problem, hidden, rows, base.rows[index])
 
 
-def run_real(pairs: Sequence[Pair], methods: Sequence[Method], cache_dir: Path, out: Path) -> str:
-    """Scores `methods` on pairs of packages; writes real.json and real.md to `out`."""
+@dataclass(frozen=True)
+class Made:
+    """What one method makes of the hidden tokens of one seed."""
+
+    squared: list[float]
+    """Squared error of each token's row."""
+    cosine: list[float]
+    seconds: float
+    sentences: float | None
+
+
+def run_real(
+    pairs: Sequence[Pair],
+    methods: Sequence[Method],
+    cache_dir: Path,
+    out: Path,
+    *,
+    again: bool = False,
+    seeds: Sequence[int] = SEEDS,
+) -> str:
+    """Scores `methods` on pairs of packages; writes real.json and real.md to `out`.
+
+    Each score is kept in the cache, so that a run which was stopped goes on where it was.
+    """
     used = dict.fromkeys(name for pair in pairs for name in (pair.base, pair.donor))
     real = {name: read_real_rows(name, cache_dir) for name in used}
     sentences = SentenceCheck(real["MiniLM"]) if "MiniLM" in real else None
@@ -99,6 +126,9 @@ def run_real(pairs: Sequence[Pair], methods: Sequence[Method], cache_dir: Path, 
             real[pair.donor],
             methods,
             sentences if pair.base == "MiniLM" else None,
+            seeds,
+            cache=cache_dir / "scores",
+            again=again,
         )
         print(f"{pair}: done", file=sys.stderr, flush=True)
         out.mkdir(parents=True, exist_ok=True)
@@ -115,33 +145,60 @@ def score_pair(
     sentences: SentenceCheck | None = None,
     seeds: Sequence[int] = SEEDS,
     count: int = HIDDEN,
+    *,
+    cache: Path,
+    again: bool = False,
 ) -> dict[str, RealScore]:
     """Every method on the same hidden tokens, those of all seeds taken together."""
     problems = [hide(base, donor, seed, count) for seed in seeds]
+    of_mean, use = map(np.concatenate, zip(*map(_wanted, problems), strict=True))
     found = {}
     for method in methods:
         if method.approximation == PEER:
             continue
-        parts, cosines, spent = [], [], []
-        for hidden in problems:
-            problem = _unshared(hidden.problem)
-            began = time.process_time()
-            rows = APPROXIMATIONS[method.approximation](**method.parameters).rows(problem)
-            spent.append(time.process_time() - began)
-            parts.append(_errors(hidden, rows))
-            if sentences is not None:
-                cosines.append(sentences.cosine(hidden.rows, rows))
-        squared, of_mean, cosine, use = (
-            np.concatenate(column) for column in zip(*parts, strict=True)
-        )
+        made = []
+        for seed, hidden in zip(seeds, problems, strict=True):
+            source = inspect.getsource(sys.modules[APPROXIMATIONS[method.approximation].__module__])
+            asked = [base.folder.name, donor.folder.name, asdict(method), seed, count, source]
+            file = cache / f"real-{digest(asked)}.json"
+            if again or not file.exists():
+                _keep(_make(method, hidden, sentences), file)
+            made.append(Made(**json.loads(file.read_text(encoding="utf-8"))))
+        squared = np.concatenate([each.squared for each in made])
+        cosine = np.concatenate([each.cosine for each in made])
+        of_texts = [each.sentences for each in made if each.sentences is not None]
         found[method.label] = RealScore(
             error=_ratio(squared, of_mean),
             error_by_use=_ratio(squared * use, of_mean * use),
             cosine=_ratio(cosine, np.ones_like(cosine)),
-            seconds=min(spent),
-            sentences=float(np.mean(cosines)) if cosines else None,
+            seconds=min(each.seconds for each in made),
+            sentences=float(np.mean(of_texts)) if of_texts else None,
         )
+        error = found[method.label].error.value
+        print(f"{base.name} <- {donor.name}, {method.label}: {error:.3f}", file=sys.stderr)
     return found
+
+
+def _make(method: Method, hidden: HiddenRows, sentences: SentenceCheck | None) -> Made:
+    problem = _unshared(hidden.problem)
+    began = time.process_time()
+    rows = APPROXIMATIONS[method.approximation](**method.parameters).rows(problem)
+    spent = time.process_time() - began
+    mean = finite_mean(problem.base).to(rows.dtype)
+    offset, wanted = rows - mean, hidden.true - mean
+    return Made(
+        squared=(offset - wanted).square().sum(1).tolist(),
+        cosine=torch.cosine_similarity(offset, wanted, dim=1).tolist(),
+        seconds=spent,
+        sentences=None if sentences is None else sentences.cosine(hidden.rows, rows),
+    )
+
+
+def _keep(made: Made, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(f".{os.getpid()}-unfinished")
+    unfinished.write_text(json.dumps(asdict(made)), encoding="utf-8")
+    unfinished.replace(file)
 
 
 def _unshared(problem: MissingRows) -> MissingRows:
@@ -152,16 +209,10 @@ def _unshared(problem: MissingRows) -> MissingRows:
     return dataclasses.replace(problem, inputs=dataclasses.replace(inputs, texts=texts))
 
 
-def _errors(hidden: HiddenRows, rows: Float[Tensor, "hidden dim"]) -> tuple[np.ndarray, ...]:
-    """Of each token: squared error, that of the mean row, cosine of the offsets, weight by use."""
-    mean = finite_mean(hidden.problem.base).to(rows.dtype)
-    offset, wanted = rows - mean, hidden.true - mean
-    return (
-        (offset - wanted).square().sum(1).numpy(),
-        wanted.square().sum(1).numpy(),
-        torch.cosine_similarity(offset, wanted, dim=1).numpy(),
-        1 / (hidden.tokens + HEAD_OF_ZIPF),
-    )
+def _wanted(hidden: HiddenRows) -> tuple[np.ndarray, np.ndarray]:
+    """Of each token: the squared error of the mean row, and its weight by use."""
+    offset = hidden.true - finite_mean(hidden.problem.base).to(hidden.true.dtype)
+    return offset.square().sum(1).double().numpy(), 1 / (hidden.tokens + HEAD_OF_ZIPF)
 
 
 def _ratio(over: Float[np.ndarray, " tokens"], under: Float[np.ndarray, " tokens"]) -> Estimate:
@@ -184,7 +235,30 @@ def real_report(found: Mapping[str, Mapping[str, RealScore]]) -> str:
     ):
         if any(getattr(s, field) is not None for scores in found.values() for s in scores.values()):
             lines += [f"{title}:", "", *_table(found, field), ""]
+    if all({"kriging", *RIVALS} <= scores.keys() for scores in found.values()):
+        lines += [
+            f"`kriging` and the best of {', '.join(RIVALS)}: its error over the best one's, and what it wins "
+            "over it, of what that wins over the mean:",
+            "",
+            *_against_the_best(found),
+            "",
+        ]
     return "\n".join(lines)
+
+
+def _against_the_best(found: Mapping[str, Mapping[str, RealScore]]) -> Iterator[str]:
+    yield "| | error | won | by use: error | won |"
+    yield "|---|---:|---:|---:|---:|"
+    rows = []
+    for pair, scores in found.items():
+        row = []
+        for field in ("error", "error_by_use"):
+            ours = getattr(scores["kriging"], field).value
+            best = min(getattr(scores[label], field).value for label in RIVALS)
+            row += [ours / best, (best - ours) / (1 - best)]
+        rows.append(row)
+        yield f"| {pair} | {' | '.join(f'{x:.3f}' for x in row)} |"
+    yield f"| mean | {' | '.join(f'{x:.3f}' for x in np.mean(rows, axis=0))} |"
 
 
 def _table(found: Mapping[str, Mapping[str, RealScore]], field: str) -> Iterator[str]:

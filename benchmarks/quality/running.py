@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,7 +30,8 @@ def run(
     device: str = "cpu",
     jobs: int = 2,
     again: bool = False,
-    tokens: int | None = None,
+    tokens: Mapping[str, int] | None = None,
+    every: int = 1,
 ) -> list[PairResult]:
     """Measures the pairs one after the other; what is there so far is in `out` after each.
 
@@ -44,7 +45,8 @@ def run(
         device: where models are trained and scored, and merges run.
         jobs: models trained at once.
         again: make scores again that are in the cache.
-        tokens: how many tokens models see, of more text; None: as many as the plan says.
+        tokens: how many tokens each model sees, of more text; None: as many as the plan says.
+        every: of the held-out documents every so many-th is scored.
     """
     _say("Reading text.")
     texts = read_texts(corpus, plan.corpus, plan.held_out_bytes, plan.document_characters)
@@ -63,13 +65,14 @@ def run(
     else:
         models = make_long_models(specs, texts, plan.document_characters, tokens, cache_dir)
     results: list[PairResult] = []
+    held_out = texts.held_out[::every]
     for pair in pairs:
-        bench = PairBench(models[pair.base], models[pair.donor], texts.held_out, cache_dir, device)
+        bench = PairBench(models[pair.base], models[pair.donor], held_out, cache_dir, device)
         own = bench.own(again)
         # One by one: models cannot be loaded in several threads at once.
         found = [_measured(bench, str(pair), again, method) for method in methods]
         labels = [method.label for method in methods]
-        results.append(PairResult(pair, texts.held_out, own, dict(zip(labels, found, strict=True))))
+        results.append(PairResult(pair, held_out, own, dict(zip(labels, found, strict=True))))
         write(results, out)
     return results
 
