@@ -21,8 +21,8 @@ class Method:
 
 
 def _omp(k: int) -> Mapping[str, Any]:
-    """The paper's pursuit (raw inner products, no centring) with another k."""
-    return {"k": k, "center": False, "normalize_atoms": False}
+    """The paper's settings with another k."""
+    return {"paper": True, "k": k}
 
 
 METHODS: tuple[Method, ...] = (

@@ -143,6 +143,8 @@ class MissingRows:
     matrices: Mapping[Part, Tensor] = field(default_factory=dict)
     """The base's input embedding, and its head where that is a matrix of its own, where the
     approximation needs them."""
+    tied: bool = False
+    """Whether this one matrix is the input embedding and the head."""
 
 
 @dataclass(frozen=True)
@@ -328,17 +330,19 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
         base: Float[Tensor, "base_rows base_dim"],
         anchor_rows: Int[Tensor, "anchors"],
         part: Part,
+        tied: bool = False,
     ) -> Float[Tensor, "missing base_dim"]:
         """The missing rows of one base model, from weights that `encode` found.
 
-        `base` is the base's matrix, `part` says which; `anchor_rows` are those of the inputs that
-        were encoded. float32, or float64 where `base` is.
+        `base` is the base's matrix, `part` says which, and `tied` whether it is the head as well;
+        `anchor_rows` are those of the inputs that were encoded. float32, or float64 where `base`
+        is.
         """
-        return self.finished(self._combine(code, base, anchor_rows, part), base, part)
+        return self.finished(self._combine(code, base, anchor_rows, part, tied), base, part)
 
     def approximate(self, problem: MissingRows) -> Float[Tensor, "missing base_dim"]:
-        inputs = problem.inputs
-        return self._combine(self.encode(inputs), problem.base, inputs.anchor_rows, problem.part)
+        code, rows = self.encode(problem.inputs), problem.inputs.anchor_rows
+        return self._combine(code, problem.base, rows, problem.part, problem.tied)
 
     def _combine(
         self,
@@ -346,6 +350,7 @@ class AnchorCoding(Approximation, ABC, frozen=True, extra="forbid"):
         base: Float[Tensor, "base_rows base_dim"],
         anchor_rows: Int[Tensor, "anchors"],
         part: Part,
+        tied: bool,
     ) -> Float[Tensor, "missing base_dim"]:
         rows = code.decode(base)
         uncoded = (code.support_sizes() == 0).to(rows.device)

@@ -25,6 +25,8 @@ from mergekit_omp.pursuit.problem import PRECISION, Problem, clamped, prepare
 
 PAPER_K = 64
 LEAST_K = 8
+DIMENSIONS_PER_ANCHOR = 64
+HEAD_GAIN = 1.15
 
 
 class Omp(AnchorCoding, frozen=True):
@@ -34,6 +36,11 @@ class Omp(AnchorCoding, frozen=True):
     `k` grows with the dimension up to the paper's 64, since with more anchors short rows are
     fitted to their noise. With `center` the support approximates the target's offset from the
     anchors' mean, and the base's rows are offsets from the mean of its anchors in the same way.
+
+    Rows of a head (of its own, or tied) have at most one share of the mean of the base's anchors:
+    where coefficients sum to more than 1, that many shares too many are taken away. A model's
+    states mostly point along that mean, so that a row with two shares of it would outbid every
+    other token. `paper` leaves it out.
     """
 
     name: ClassVar[str] = "omp"
@@ -43,12 +50,12 @@ class Omp(AnchorCoding, frozen=True):
     k: PositiveInt | None = Field(
         default=None,
         description="How many anchors a token may be a combination of, at most. [default: a "
-        "16th of the donor's dimension, from 8 to 64]",
+        "64th of the donor's dimension, from 8 to 64]",
     )
     paper: bool = Field(
         default=False,
         description="The paper's settings: `k` is 64 whatever the dimension, nothing is centred, "
-        "atoms are raw. Parameters that are written beside it win.",
+        "atoms are raw, rows are the plain combinations. Parameters that are written beside it win.",
     )
     center: bool = Field(
         default=False, description="Take the anchors' mean away before the pursuit."
@@ -58,10 +65,11 @@ class Omp(AnchorCoding, frozen=True):
         description="Choose anchors by cosine instead of by inner product, which favours "
         "long rows.",
     )
-    head_gain: PositiveFloat = Field(
-        default=1.0,
-        description="How far rows of a head of its own are moved from the anchors' mean, relative to "
-        "the combination, which is shorter than what it stands for where `k` is small.",
+    head_gain: PositiveFloat | None = Field(
+        default=None,
+        description="How far rows of the head, or of the one matrix of a tied model, are moved from "
+        "the anchors' mean, relative to the combination, which is shorter than what it stands for "
+        f"where `k` is small. [default: {HEAD_GAIN}; 1 beside `k` or `paper`]",
     )
     search: Literal["auto", "reference", "screened", "gram", "fast"] = Field(
         default="auto",
@@ -78,11 +86,22 @@ class Omp(AnchorCoding, frozen=True):
 
     def sparsity(self, dimension: int, anchors: int) -> int:
         """The `k` in force: how many of so many anchors a token may use at most."""
-        wanted = PAPER_K if self.paper else min(max(dimension // 16, LEAST_K), PAPER_K)
-        return clamped(wanted if self.k is None else self.k, anchors, dimension)
+        wanted = self.k
+        if wanted is None:
+            grown = max(dimension // DIMENSIONS_PER_ANCHOR, LEAST_K)
+            wanted = PAPER_K if self.paper else min(grown, PAPER_K)
+        return clamped(wanted, anchors, dimension)
+
+    @property
+    def gain(self) -> float:
+        """The `head_gain` in force."""
+        if self.head_gain is not None:
+            return self.head_gain
+        return HEAD_GAIN if self.k is None and not self.paper else 1.0
 
     def clamped(self, sizes: Sizes) -> Omp:
-        return self.model_copy(update={"k": self.sparsity(sizes.donor_dim, sizes.anchors)})
+        k = self.sparsity(sizes.donor_dim, sizes.anchors)
+        return self.model_copy(update={"k": k, "head_gain": self.gain})
 
     def cost(self, sizes: Sizes) -> Cost:
         from mergekit_omp.pursuit.choice import choose
@@ -145,7 +164,7 @@ class Omp(AnchorCoding, frozen=True):
         # A `k` that the user wrote is passed as it is: the pursuit warns where it reduces it.
         wanted = self.sparsity(dimension, anchors) if self.k is None else self.k
         problem = prepare(targets, atoms, wanted, None)
-        inputs.in_force["k"] = problem.sparsity
+        inputs.in_force.update({"k": problem.sparsity, "head_gain": self.gain})
         if not len(targets):
             return SparseCode.empty(targets, problem.sparsity)
         every = inputs.planned_for or len(targets)
@@ -164,17 +183,21 @@ class Omp(AnchorCoding, frozen=True):
         base: Float[Tensor, "base_rows base_dim"],
         anchor_rows: Int[Tensor, "anchors"],
         part: Part,
+        tied: bool,
     ) -> Float[Tensor, "missing base_dim"]:
-        anchors = anchor_rows.to(base.device)
-        if self.center and isinstance(code, SparseCode):
-            # A token that could not be coded gets the mean of the anchors, not of the whole matrix.
-            rows = code.decode(base)
-            rest = 1 - code.coefficients.to(rows.device, rows.dtype).sum(1)
-            rows = rows + rest[:, None] * mean_row(base[anchors])
-        else:
-            rows = super()._combine(code, base, anchor_rows, part)
-        if part != Part.HEAD or self.head_gain == 1:
+        rows = super()._combine(code, base, anchor_rows, part, tied)
+        capped = not self.paper and (tied or part != Part.INPUT)
+        gain = self.gain if tied or part == Part.HEAD else 1.0
+        if not (self.center or capped or gain != 1) or not isinstance(code, SparseCode):
             return rows
-        middle = mean_row(base[anchors])
-        coded = (code.support_sizes() > 0).to(rows.device)
-        return torch.where(coded[:, None], middle + self.head_gain * (rows - middle), rows)
+        middle = mean_row(base[anchor_rows.to(base.device)])
+        coded = (code.support_sizes() > 0).to(rows.device)[:, None]
+        shares = code.coefficients.to(rows.device, rows.dtype).sum(1, keepdim=True)
+        if self.center:
+            # A token that could not be coded gets the mean of the anchors, not of the whole matrix.
+            rows = torch.where(coded, rows + (1 - shares) * middle, middle)
+        elif capped:
+            rows = rows - (shares - 1).clamp_min(0) * middle
+        if gain != 1:
+            rows = torch.where(coded, middle + gain * (rows - middle), rows)
+        return rows

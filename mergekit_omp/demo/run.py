@@ -72,7 +72,7 @@ RUNS = (
         "mergekit-tokensurgeon",
         (
             "mergekit-tokensurgeon",
-            *("./models/base", "./models/donor", "tokensurgeon", "-a", "omp", "-k", "9"),
+            *("./models/base", "./models/donor", "tokensurgeon", "-a", "omp", "-k", "8"),
         ),
         "tokensurgeon",
         plugin=False,
@@ -80,7 +80,7 @@ RUNS = (
     Run("omp", ("mergekit-yaml", "omp.yml", "omp"), "omp"),
     Run("kriging", ("mergekit-yaml", "kriging.yml", "kriging"), "kriging", sample=True),
 )
-"""What the demo runs, in the order of its table. 9 is what `omp` takes here by default."""
+"""What the demo runs, in the order of its table. 8 is what `omp` takes here by default."""
 
 
 class CommandFailed(Exception):

@@ -19,9 +19,7 @@ from torch import Tensor
 from mergekit_omp.approximation import (
     APPROXIMATIONS,
     Approximation,
-    MissingRows,
     Needs,
-    Part,
     Texts,
 )
 from mergekit_omp.approximation.codes import working_dtype
@@ -98,7 +96,6 @@ class HeldOut:
 
 
 def held_out(
-    part: Part,
     served: ApproximatedRows,
     model: Vocabulary,
     donor: Vocabulary,
@@ -134,7 +131,7 @@ def held_out(
         found, refused = {}, {}
         for method in methods:
             given = inputs.inputs(method, *matrices)
-            problem = MissingRows(part=part, base=base, inputs=given)
+            problem = served.problem(base, given)
             try:
                 found[method] = method.rows(problem).to(true)
             except ValueError as error:

@@ -170,7 +170,6 @@ def _check(
         str(served.donor.model) if served.donor is not None else "", planned.output
     )
     return held_out(
-        served.part,
         served,
         rows.vocabulary,
         donor,

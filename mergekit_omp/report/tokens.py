@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mergekit_omp.approximation import MissingRows, Texts
+from mergekit_omp.approximation import Texts
 from mergekit_omp.approximation.fit import Fit
 from mergekit_omp.outside.display import escaped
 from mergekit_omp.plugin.rehearsal import PlannedRows
@@ -121,7 +121,7 @@ def parts_of(
         progress=False,
     )
     inputs = coding.inputs(method, *served.donor_matrices())
-    code = method.made_of(MissingRows(part=served.part, base=base, inputs=inputs))
+    code = method.made_of(served.problem(base, inputs))
     if code is None:
         return [() for _ in places]
     return [

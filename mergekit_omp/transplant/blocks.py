@@ -20,7 +20,7 @@ from mergekit.graph import Task
 from mergekit.io.tasks import LoadTensor
 from torch import Tensor
 
-from mergekit_omp.approximation.base import Approximation, MissingRows, Texts
+from mergekit_omp.approximation.base import Approximation, Texts
 from mergekit_omp.pursuit import Code
 from mergekit_omp.pursuit.cuts import BLOCK
 from mergekit_omp.transplant.log import MergeLog
@@ -104,7 +104,7 @@ class ApproximateBlock(Task[dict[str, Any]]):
         with running(self.log):
             inputs = served.inputs(donor, other_matrix)
             matrix = vocabulary_first(base, self.base_axis)
-            problem = MissingRows(part=served.part, base=matrix, inputs=inputs)
+            problem = served.problem(matrix, inputs)
             rows = served.approximation.approximate(problem)
         if self.dtype is not None:
             rows = rows.to(self.dtype)

@@ -23,6 +23,7 @@ from mergekit_omp.approximation.base import (
     AnchorCoding,
     Approximation,
     CodingInputs,
+    MissingRows,
     Needs,
     Part,
     Texts,
@@ -108,6 +109,8 @@ class ApproximatedRows:
     """Their output ids."""
     approximation: Approximation
     part: Part
+    tied: bool
+    """Whether the tensor is the input embedding and the head."""
     coding: CodingRows
     donor: LoadTensor | None
     donor_axis: int
@@ -132,6 +135,10 @@ class ApproximatedRows:
         if other_matrix is not None:
             other_matrix = vocabulary_first(other_matrix, self.other_axis)
         return self.coding.inputs(self.approximation, donor, other_matrix)
+
+    def problem(self, base: Tensor, inputs: CodingInputs) -> MissingRows:
+        """The problem whose inputs these are; `base` is the model's matrix."""
+        return MissingRows(part=self.part, base=base, inputs=inputs, tied=self.tied)
 
     def donor_matrices(self) -> tuple[Tensor | None, Tensor | None]:
         """The donor's matrix and its other one, freshly read, where the method reads them."""

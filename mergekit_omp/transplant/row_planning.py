@@ -13,7 +13,7 @@ from mergekit.common import ModelReference
 from mergekit_omp.approximation.base import AnchorCoding, Approximation, Needs, Part, Texts
 from mergekit_omp.approximation.zett import Zett
 from mergekit_omp.errors import TransplantError
-from mergekit_omp.models.tensors import VocabularyTensor
+from mergekit_omp.models.tensors import PER_LAYER, VocabularyTensor
 from mergekit_omp.outside.counts import counted
 from mergekit_omp.transplant.config import TokenizerSource
 from mergekit_omp.transplant.inputs import MergeInputs
@@ -135,7 +135,7 @@ class RowPlanner:
             anchors = np.flatnonzero(alignment.anchors & usable & (donor.ids >= 0))
             approximated.append(
                 self._approximated_rows(
-                    tensor.part, approximation, alignment, rows, donor, output_ids, anchors
+                    tensor, tied, approximation, alignment, rows, donor, output_ids, anchors
                 )
             )
             donors.append(
@@ -271,7 +271,8 @@ class RowPlanner:
 
     def _approximated_rows(
         self,
-        part: Part,
+        tensor: PlannedTensor,
+        tied: bool,
         approximation: Approximation,
         alignment: Alignment,
         base_rows: int,
@@ -332,7 +333,9 @@ class RowPlanner:
         return ApproximatedRows(
             rows=output_ids,
             approximation=approximation,
-            part=part,
+            part=tensor.part,
+            # A per-layer embedding, which follows the input embedding, is no head.
+            tied=tied and not tensor.weight.name.endswith(PER_LAYER),
             coding=coding,
             donor=load,
             donor_axis=axis,

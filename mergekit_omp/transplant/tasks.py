@@ -15,10 +15,7 @@ from mergekit.io.tasks import ReturnTensor
 from mergekit.tokenizer import BuildTokenizer, PermutedVocabulary, TokenizerInfo
 from torch import Tensor
 
-from mergekit_omp.approximation.base import (
-    AnchorCoding,
-    MissingRows,
-)
+from mergekit_omp.approximation.base import AnchorCoding
 from mergekit_omp.approximation.codes import working_dtype
 from mergekit_omp.approximation.fit import PIECES
 from mergekit_omp.approximation.moments import finite_mean
@@ -196,9 +193,11 @@ def _approximated(
         assert isinstance(served.approximation, AnchorCoding)
         anchor_rows = torch.from_numpy(served.coding.anchor_rows)
         _keep(served, code["in_force"], code["row_fit"])
-        return served.approximation.decode(Code.from_tensors(code), base, anchor_rows, served.part)
+        return served.approximation.decode(
+            Code.from_tensors(code), base, anchor_rows, served.part, served.tied
+        )
     inputs = served.inputs(donor, other_matrix)
-    rows = served.approximation.rows(MissingRows(part=served.part, base=base, inputs=inputs))
+    rows = served.approximation.rows(served.problem(base, inputs))
     _keep(served, inputs.in_force, inputs.row_fit)
     return rows
 

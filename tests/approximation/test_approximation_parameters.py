@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from approximation_world import random_base, random_inputs, with_inputs, world
@@ -20,6 +21,7 @@ from mergekit_omp.approximation import (
     APPROXIMATIONS,
     AnchorCoding,
     Approximation,
+    CodingInputs,
     MissingRows,
     Needs,
     Part,
@@ -55,8 +57,8 @@ def test_the_mission_comes_first() -> None:
 @pytest.mark.parametrize(
     ("dimension", "anchors", "k"),
     [
-        *[(4, 900, 4), (100, 900, 8), (160, 900, 10), (256, 900, 16), (896, 900, 56)],
-        *[(1024, 900, 64), (4096, 300, 64), (2048, 5, 5)],
+        *[(4, 900, 4), (100, 900, 8), (512, 900, 8), (576, 900, 9), (1024, 900, 16)],
+        *[(4096, 900, 64), (8192, 300, 64), (2048, 5, 5)],
     ],
 )
 def test_the_default_k_follows_the_dimension(dimension: int, anchors: int, k: int) -> None:
@@ -144,11 +146,53 @@ def test_the_papers_settings_are_one_parameter_away() -> None:
 def test_omp_moves_rows_of_the_head_from_the_mean_of_the_anchors() -> None:
     problem = world(part=Part.HEAD)
     mean = problem.base[problem.inputs.anchor_rows].mean(0)
-    for asked in ({}, {"center": True}):
-        plain, moved = Omp(**asked).rows(problem), Omp(**asked, head_gain=1.5).rows(problem)
+    for asked in ({}, {"center": True}, {"paper": True}, {"k": 3}):
+        plain, moved = (Omp(**asked, head_gain=gain).rows(problem) for gain in (1.0, 1.5))
         torch.testing.assert_close(moved - mean, 1.5 * (plain - mean))
+        assert torch.equal(Omp(**asked).rows(problem), plain) == ("paper" in asked or "k" in asked)
     entry = dataclasses.replace(problem, part=Part.INPUT)
     assert torch.equal(Omp(head_gain=1.5).rows(entry), Omp().rows(entry))
+    tied, head = (Omp(head_gain=1.5).rows(p) for p in (tie(entry), problem))
+    assert torch.equal(tied, head)
+
+
+def tie(problem: MissingRows) -> MissingRows:
+    return dataclasses.replace(problem, part=Part.INPUT, tied=True)
+
+
+def test_the_gain_in_force_is_told() -> None:
+    for asked, gain in (({}, 1.15), ({"k": 3}, 1.0), ({"paper": True}, 1.0)):
+        problem, method = world(part=Part.HEAD), Omp(**asked)
+        method.rows(problem)
+        assert method.parameters_in_force(problem.inputs)["head_gain"] == gain
+        assert method.clamped(sizes_of(problem)).head_gain == gain
+        repeated = Omp(**method.parameters_in_force(problem.inputs))
+        assert torch.equal(repeated.rows(problem), method.rows(problem))
+
+
+def test_a_row_of_the_head_has_no_more_than_one_share_of_the_mean() -> None:
+    """Donor rows that are known sums of anchors, so that the coefficients are known too."""
+    directions = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))[0]
+    weights = torch.tensor([[1.5, 0.9, 0.0], [0.7, 0.2, 0.0], [0.9, -0.6, 1.4], [0.0, 0.0, -2.0]])
+    atoms, base = directions[:3], random_base(4, 5, dtype=torch.float64)
+    anchor_rows = torch.tensor([2, 0, 3])
+    problem = MissingRows(
+        part=Part.HEAD,
+        base=base,
+        inputs=CodingInputs(
+            missing=4, anchor_rows=anchor_rows, targets=weights.double() @ atoms, anchors=atoms
+        ),
+    )
+    of_anchors = base[anchor_rows].numpy()
+    plain = weights.double().numpy() @ of_anchors
+    # The first and the third have 1.4 and 0.7 shares too many.
+    capped = plain - np.array([[1.4], [0.0], [0.7], [0.0]]) * of_anchors.mean(0)
+    entry = dataclasses.replace(problem, part=Part.INPUT)
+    bias = dataclasses.replace(problem, part=Part.HEAD_BIAS)
+    for alike in (problem, tie(problem), bias):
+        np.testing.assert_allclose(Omp(k=3).rows(alike), capped, atol=1e-6)
+        np.testing.assert_allclose(Omp(paper=True).rows(alike), plain, atol=1e-6)
+    np.testing.assert_allclose(Omp(k=3).rows(entry), plain, atol=1e-6)
 
 
 def test_omp_leaves_a_head_row_that_could_not_be_coded_at_the_mean() -> None:

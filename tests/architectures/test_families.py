@@ -132,7 +132,7 @@ def test_a_head_bias_follows_the_code_of_its_head(
 ) -> None:
     """With one anchor a token, row and bias must come from the same anchor and coefficient."""
     path = of_family("phi")
-    out = merge(swap(path, of_family("llama", hidden=16), parameters={"k": 1}))
+    out = merge(swap(path, of_family("llama", hidden=16), parameters={"k": 1, "paper": True}))
     found = alignments[BYTES]
     ours, theirs = load_file(out / "model.safetensors"), load_file(path / "model.safetensors")
     anchors = found.source[found.anchors]

@@ -23,7 +23,7 @@ from mergekit_omp.record.shown_names import ShownNames
 def without_measurements(entry: dict[str, Any]) -> dict[str, Any]:
     measured = ("row_norms", *FITS, "support_size")
     entry = {key: value for key, value in entry.items() if key not in measured}
-    chosen = ("k", "search")
+    chosen = ("k", "head_gain", "search")
     entry["parameters"] = {k: v for k, v in entry["parameters"].items() if k not in chosen}
     return entry
 

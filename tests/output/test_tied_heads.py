@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -17,9 +18,11 @@ from mergekit.options import MergeOptions
 from merges import record, swap
 from readers import OlderTransformers, read
 from safetensors.torch import load_file, save_file
+from sklearn.linear_model import orthogonal_mp
 from small_models import save_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mergekit_omp import Vocabulary, align
 from mergekit_omp.plugin.rehearsal import dry_run
 
 ENTRY, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -83,6 +86,30 @@ def test_one_matrix_that_is_stored_twice(
     out = merge(swap(edited("sentencepiece_bpe", flag=True, head=0.0), donor, "omp"))
     assert written(out) == ({ENTRY}, True)
     assert_alike(out, older)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"k": 8}, {"paper": True, "k": 8}], ids=str)
+def test_omp_takes_one_matrix_for_a_head(
+    models: Any, donor: Path, merge: Any, parameters: dict[str, Any]
+) -> None:
+    base = models("tied", "sentencepiece_bpe", tied=True, **LAYERS)
+    out = merge(swap(base, donor, "omp", parameters=parameters))
+    tokenizers = (AutoTokenizer.from_pretrained(path) for path in (base, donor))
+    found = align(*(Vocabulary.from_tokenizer(each, "") for each in tokenizers))
+    anchors, missing = np.flatnonzero(found.anchors), np.flatnonzero(found.source < 0)
+    head = load_file(donor / "model.safetensors")[HEAD].double().numpy()
+    atoms, targets = head[anchors], head[missing]
+    weights = orthogonal_mp(atoms.T, targets.T, n_nonzero_coefs=8).T
+    of_anchors = (
+        load_file(base / "model.safetensors")[ENTRY].double().numpy()[found.source[anchors]]
+    )
+    expected, mean = weights @ of_anchors, of_anchors.mean(0)
+    if "paper" not in parameters:
+        expected -= np.maximum(weights.sum(1, keepdims=True) - 1, 0) * mean
+    if not parameters:
+        expected = mean + 1.15 * (expected - mean)
+    written = load_file(out / "model.safetensors")[ENTRY].double().numpy()
+    np.testing.assert_allclose(written[missing], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_planning_reads_each_matrix_once(
