@@ -33,7 +33,6 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("omp", {}),
     ("omp", {"paper": True}),
     ("omp", {"k": 8}),
-    ("omp", {"k": 64}),
     ("omp", {"k": 64, "center": True}),
     ("omp", {"k": 64, "normalize_atoms": True}),
     ("omp", {"k": 64, "weights_from": "embed"}),
