@@ -238,13 +238,13 @@ def measured(name, blocks):
     made = work(name, missing, blocks)
     print(json.dumps([name, blocks, resident("VmHWM") - before]), flush=True)
 
-draw = torch.Generator().manual_seed(1)
-donor = torch.randn(missing + anchors, 128, generator=draw)
-base, rows = torch.randn(anchors, 128, generator=draw), torch.ones(missing, 128)
 for name in ("omp", "kriging"):
     for blocks in (1, 2):
-        # Each in a process that has worked on nothing before.
+        # Each in a process that has worked on nothing before: threads do not survive a fork.
         if (child := os.fork()) == 0:
+            draw = torch.Generator().manual_seed(1)
+            donor = torch.randn(missing + anchors, 128, generator=draw)
+            base, rows = torch.randn(anchors, 128, generator=draw), torch.ones(missing, 128)
             measured(name, blocks)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
