@@ -58,9 +58,18 @@ def whole(arguments: list[str]) -> Measured:
 
 
 def until(
-    arguments: list[str], pattern: re.Pattern[bytes], steps: int, tensors: int, unit: str
+    arguments: list[str],
+    pattern: re.Pattern[bytes],
+    steps: int,
+    tensors: int,
+    unit: str,
+    from_start: bool = False,
 ) -> Measured:
-    """Run a process for some steps of its first tensor's progress, and extrapolate to all."""
+    """Run a process for some steps of its first tensor's progress, and extrapolate to all.
+
+    `from_start`: steps count from the moment that 0 is shown, not from the first that is done; what
+    else is under way when the last is done then counts as nothing.
+    """
     began = time.perf_counter()
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -70,7 +79,7 @@ def until(
         text = (text + chunk)[-4096:]
         for found in pattern.finditer(text):
             total = int(found[2])
-            if int(found[1]):
+            if int(found[1]) or from_start:
                 seen.setdefault(int(found[1]), time.perf_counter())
         if seen and max(seen) >= steps:
             process.kill()
@@ -97,7 +106,11 @@ def main() -> None:
     parser.add_argument("--search", default="auto")
     parser.add_argument("--tokens", type=int, help="stop ours after so many of the first tensor's")
     parser.add_argument("--peer-batches", type=int, default=2)
-    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument(
+        "--only",
+        choices=["ours", "peer"],
+        help="measure one side, to be set against the other later",
+    )
     settings = parser.parse_args()
 
     import real_tokenizers
@@ -131,26 +144,28 @@ def main() -> None:
             "dtype": "bfloat16",
         }
         (root / "swap.yml").write_text(yaml.safe_dump(config))
-        swap = [command("mergekit-yaml"), str(root / "swap.yml"), str(root / "ours")]
-        if settings.tokens:
-            ours = until(swap, OURS, settings.tokens, tensors=2, unit="tokens")
-        else:
-            ours = whole(swap)
-        config["merge_method"] = "zero"
-        del config["parameters"]
-        (root / "zero.yml").write_text(yaml.safe_dump(config))
-        rest = whole([command("mergekit-yaml"), str(root / "zero.yml"), str(root / "zero")])
-        peer = None
-        if not settings.no_peer:
-            peer = until(
-                [
-                    *(command("mergekit-tokensurgeon"), str(base), str(donor)),
-                    *(str(root / "peer"), "-a", "omp", "-k", str(settings.k)),
-                ],
-                PEER,
-                settings.peer_batches,
-                tensors=2,
-                unit="batches",
+        rows: list[tuple[str, Measured]] = []
+        if settings.only != "peer":
+            swap = [command("mergekit-yaml"), str(root / "swap.yml"), str(root / "ours")]
+            if settings.tokens:
+                tokens = settings.tokens
+                ours = until(swap, OURS, tokens, tensors=2, unit="tokens", from_start=True)
+            else:
+                ours = whole(swap)
+            rows.append(("`omp`", ours))
+            config["merge_method"] = "zero"
+            del config["parameters"]
+            (root / "zero.yml").write_text(yaml.safe_dump(config))
+            rest = whole([command("mergekit-yaml"), str(root / "zero.yml"), str(root / "zero")])
+            rows.append(("`zero`: all but the solver", rest))
+        if settings.only != "ours":
+            peer = [
+                *(command("mergekit-tokensurgeon"), str(base), str(donor)),
+                *(str(root / "peer"), "-a", "omp", "-k", str(settings.k)),
+            ]
+            batches = settings.peer_batches
+            rows.append(
+                ("`mergekit-tokensurgeon`", until(peer, PEER, batches, tensors=2, unit="batches"))
             )
 
     print(
@@ -159,15 +174,10 @@ def main() -> None:
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}\n"
     )
     print("| whole process | seconds | peak memory, GB | times as fast |\n|---|---|---|---|")
-    name = f"`omp` ({ours.note})" if ours.note else "`omp`"
-    for label, measured in ((name, ours), ("`zero`: all but the solver", rest)):
-        times = f"{peer.seconds / measured.seconds:.1f}" if peer else ""
-        print(f"| {label} | {measured.seconds:.0f} | {measured.peak_gb:.1f} | {times} |")
-    if peer:
-        print(
-            f"| `mergekit-tokensurgeon` ({peer.note}) | {peer.seconds:.0f} | {peer.peak_gb:.1f} "
-            "| 1 |"
-        )
+    for label, measured in rows:
+        times = f"{rows[-1][1].seconds / measured.seconds:.1f}" if not settings.only else ""
+        note = f" ({measured.note})" if measured.note else ""
+        print(f"| {label}{note} | {measured.seconds:.0f} | {measured.peak_gb:.1f} | {times} |")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mergekit_omp.pursuit.compiled import has_instructions
-from mergekit_omp.pursuit.decision import PAIRS, decide_pairs
+from mergekit_omp.pursuit.decision import decide_pairs
 from mergekit_omp.pursuit.lockstep import Search
 from mergekit_omp.pursuit.problem import Problem
 
@@ -82,7 +82,5 @@ def search_bytes(problem: Problem) -> int:
 
 
 def fixed_bytes(problem: Problem) -> int:
-    """Memory held whatever the batch: the coarse atoms, and the candidates being decided."""
-    dim = problem.atoms.shape[1]
-    scalar = problem.atoms.element_size()
-    return problem.atoms.numel() * (2 + scalar) + PAIRS * dim * scalar * 3
+    """Memory held whatever the batch: the coarse atoms."""
+    return problem.atoms.numel() * (2 + problem.atoms.element_size())

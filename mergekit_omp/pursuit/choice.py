@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from mergekit_omp.pursuit import bfloat16, eight_bit, gram, lockstep
+from mergekit_omp.pursuit import bfloat16, decision, eight_bit, gram, lockstep
 from mergekit_omp.pursuit.compiled import has_instructions
 from mergekit_omp.pursuit.cuts import power_of_two
 from mergekit_omp.pursuit.problem import Problem
@@ -23,7 +23,7 @@ FREE_SHARE, INSTALLED_SHARE = 0.75, 0.6
 THRIFT = 1.25
 """A plan that takes less memory is preferred to one that is less than so many times as fast."""
 LARGEST_BATCH = 512
-"""Targets in flight: more would not be faster (`python benchmarks/costs.py --strips`)."""
+"""Targets at a time, and half as many in each thread where these work apart: more would not be faster (`python benchmarks/costs.py --strips`)."""
 # Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`, for a
 # Gram matrix with `--atoms 32768 --targets 256`, on two cores of a Xeon with AMX, 2026-11-27.
 # Not measured since on processors without AMX: there they may choose an exact search
@@ -48,7 +48,7 @@ class Plan:
 
     way: Way
     batch: int
-    """Targets at a time."""
+    """Targets at a time; where there is no Gram matrix, in each thread."""
     bytes: int
     """Memory that it takes, beside inputs that already are in the working dtype."""
     cost: float
@@ -152,22 +152,27 @@ def _plans(problem: Problem, budget: int) -> list[Plan]:
     return plans
 
 
-def _sized(each: int, fixed: int, count: int, budget: int) -> tuple[int, int]:
-    """A batch for a budget, and its memory; what one target takes if not even that fits."""
-    batch = min(power_of_two(min((budget - fixed) // each, LARGEST_BATCH)), max(1, count))
-    return batch, fixed + batch * each
+def _sized(
+    each: int, fixed: int, count: int, budget: int, largest: int, threads: int = 1
+) -> tuple[int, int]:
+    """The batch of each thread, and the memory of all; what one target takes if not even that fits."""
+    batch = power_of_two(min((budget - fixed) // (each * threads), largest))
+    batch = min(batch, max(1, -(-count // threads)))
+    return batch, fixed + batch * each * threads
 
 
 def _lockstep(problem: Problem, way: Way, budget: int) -> Plan:
     targets, (atoms, dim) = len(problem.targets), problem.atoms.shape
     each, fixed = lockstep.bytes_per_target(problem), WORKSPACE
+    threads = min(lockstep.threads_for(problem), max(1, targets))
     if way is Way.FLOAT:
         each += lockstep.search_bytes(problem)
     else:
         kind = bfloat16 if way is Way.BFLOAT16 else eight_bit
         each += kind.search_bytes(problem)
-        fixed += kind.fixed_bytes(problem)
-    batch, size = _sized(each, fixed, targets, budget)
+        fixed += kind.fixed_bytes(problem) + threads * decision.bytes_at_once(problem)
+    largest = LARGEST_BATCH // 2 if problem.atoms.device.type == "cpu" else LARGEST_BATCH
+    batch, size = _sized(each, fixed, targets, budget, largest, threads)
     cost = float(targets) * problem.sparsity * dim
     cost *= atoms * _product_cost(way, problem.atoms.device) + problem.sparsity * BASIS_COST
     return Plan(way, batch, size, cost)
@@ -184,7 +189,7 @@ def _gram(problem: Problem, dtype: torch.dtype, budget: int, verified: bool) -> 
     scalar = problem.atoms.element_size()
     fixed = WORKSPACE + gram.bytes_of(problem, dtype)
     each = atoms * scalar + k * (scalar + 8)
-    batch, size = _sized(each, fixed, targets, budget)
+    batch, size = _sized(each, fixed, targets, budget, LARGEST_BATCH)
     passes = k * k / 2 if verified else k * k / 32
     once = atoms * atoms * dim / 2
     guesses = GUESS_COSTS[dtype] * k * k * dim

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mergekit_omp.pursuit.compiled import kernel
+from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.tiles import dot
 
 PAIRS = 2048
@@ -46,6 +47,11 @@ def decide(
         if abs(value) > best or (abs(value) == best and place >= 0 and picks[at] < picks[place]):
             place, correlation, best = at, value, abs(value)
     return place, correlation
+
+
+def bytes_at_once(problem: Problem) -> int:
+    """Memory that deciding takes in one thread."""
+    return PAIRS * problem.atoms.shape[1] * problem.atoms.element_size() * 3
 
 
 def decide_pairs(

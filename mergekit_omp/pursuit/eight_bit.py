@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mergekit_omp.pursuit.candidates import CAPACITY, Coarse, Kept, collect
-from mergekit_omp.pursuit.decision import PAIRS, decide_pairs
+from mergekit_omp.pursuit.decision import decide_pairs
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.rounding import WIDTH, rounded
@@ -33,7 +33,6 @@ class EightBit(Search):
 
     def __init__(self, problem: Problem) -> None:
         self.atoms, self.exhaustive = problem.atoms, Exhaustive(problem)
-        self.seed = 0
         count, dim = problem.atoms.shape
         # NumPy's allocations ask for huge pages, unlike torch's.
         self.coarse = torch.from_numpy(np.empty((count, dim), np.int8))
@@ -42,14 +41,10 @@ class EightBit(Search):
         self.top = problem.atom_norms.amax()
         for first in range(0, count, CHUNK):
             part = slice(first, first + CHUNK)
-            self.coarse[part], units = self._rounded(problem.atoms[part])
+            self.coarse[part], units = rounded(problem.atoms[part], seed=1 + first)
             scale[part] = units / self.top
         margin = WIDTH * (problem.atom_norms / self.top).float()
-        self.seed_of_atoms = self.seed
         self.described = Coarse(scale.numpy(), margin.numpy(), np.float32(WIDTH))
-
-    def restart(self) -> None:
-        self.seed = self.seed_of_atoms
 
     def find(
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
@@ -57,7 +52,8 @@ class EightBit(Search):
         batch, shape = len(barred), (len(barred), CAPACITY)
         empty = np.empty(shape, np.int64), np.empty(shape, np.float32)
         kept = Kept(np.zeros(batch, np.float32), *empty, np.zeros(batch, np.int64))
-        integers, scale = self._rounded(residuals)
+        # The same bits at each iteration: atoms found do not depend on them, nor do residuals.
+        integers, scale = rounded(residuals, seed=0)
         lengths = torch.linalg.vector_norm(residuals, dim=1)
         units = (scale / lengths).float().numpy()
 
@@ -85,10 +81,6 @@ class EightBit(Search):
             best[again], found[again] = self.exhaustive.find(residuals[again], barred[again])
         return best, found
 
-    def _rounded(self, rows: Float[Tensor, "rows dim"]) -> tuple[Tensor, Tensor]:
-        self.seed += 1
-        return rounded(rows, self.seed)
-
 
 def search_bytes(problem: Problem) -> int:
     """Memory that one residual takes in `EightBit`."""
@@ -96,8 +88,7 @@ def search_bytes(problem: Problem) -> int:
 
 
 def fixed_bytes(problem: Problem) -> int:
-    """Memory held whatever the batch: the coarse atoms, and what rounding and deciding take."""
+    """Memory held whatever the batch: the coarse atoms, and what rounding takes."""
     count, dim = problem.atoms.shape
-    scalar = problem.atoms.element_size()
-    rounding, deciding = min(count, CHUNK) * dim * (1 + scalar), PAIRS * dim * scalar * 3
-    return count * (dim + 8) + max(rounding, deciding)
+    rounding = min(count, CHUNK) * dim * (1 + problem.atoms.element_size())
+    return count * (dim + 8) + rounding

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -21,16 +21,16 @@ from tqdm import tqdm
 from mergekit_omp.pursuit.basis import orthogonalised
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
+from mergekit_omp.pursuit.threads import in_threads
 
 LOG = logging.getLogger(__package__)
 
 
 class Search(ABC):
-    """Finds the atom of the largest inner product, in magnitude, with each residual."""
+    """Finds the atom of the largest inner product, in magnitude, with each residual.
 
-    def restart(self) -> None:
-        """Called before each batch, which then does not depend on the batches before it."""
-        return None
+    Several threads may ask at once, so that nothing of a call is kept.
+    """
 
     @abstractmethod
     def find(
@@ -64,9 +64,13 @@ def bytes_per_target(problem: Problem) -> int:
     return problem.atoms.element_size() * (2 * k * dim + 2 * k * k + 8 * dim) + 3 * atoms
 
 
+def threads_for(problem: Problem) -> int:
+    """How many batches are solved at once."""
+    return torch.get_num_threads() if problem.targets.device.type == "cpu" else 1
+
+
 def solve_in_lockstep(problem: Problem, search: Search) -> SparseCode:
     """Solves all targets of a problem at once; time grows with targets x k x atoms x dim."""
-    search.restart()
     state = State(problem)
     while len(rows := state.active):
         found = search.find(_rows_of(state.residuals, rows), _rows_of(state.barred, rows))
@@ -81,30 +85,49 @@ def in_batches(
     progress: bool = False,
     cuts: Sequence[int] | None = None,
 ) -> SparseCode:
-    """Solves `batch` targets at a time, in order; half as many after an out-of-memory error.
+    """Solves `batch` targets at a time, on a CPU in each of the threads that torch uses; half as many
+    after an out-of-memory error.
 
     `cuts`: so many targets, one group after another, are put into batches apart from the others.
     """
-    count = len(problem.targets)
-    ends = list(accumulate(cuts or [count]))
-    codes: list[SparseCode] = []
-    start = 0
-    with tqdm(total=count, desc="pursuit", unit="token", disable=not progress) as bar:
-        while start < count:
-            end = min(start + batch, next(end for end in ends if end > start))
-            rows = torch.arange(start, end, device=problem.targets.device)
+    device, count = problem.targets.device, len(problem.targets)
+    ends = [0, *accumulate(cuts or [count])]
+    parts = [
+        range(start, min(start + batch, high))
+        for low, high in pairwise(ends)
+        for start in range(low, high, batch)
+    ]
+    codes: dict[int, SparseCode] = {}
+    most = batch
+
+    def solve_parts(first: int, last: int) -> None:
+        nonlocal most
+        waiting = [parts[at] for at in reversed(range(first, last))]
+        while waiting:
+            part = waiting.pop()
+            now, later = part[:most], part[most:]
             try:
-                codes.append(solve(problem.subset(rows)))
+                rows = torch.arange(now.start, now.stop, device=device)
+                codes[now.start] = solve(problem.subset(rows))
             except torch.cuda.OutOfMemoryError:
-                if batch == 1:
+                if len(now) == 1:
                     raise
-                batch = max(1, min(batch, len(rows)) // 2)
-                LOG.info("out of device memory: going on with %d targets at a time", batch)
+                most = max(1, len(now) // 2)
+                LOG.info("out of device memory: going on with %d targets at a time", most)
                 torch.cuda.empty_cache()
+                waiting.append(part)
                 continue
-            start += len(rows)
-            bar.update(len(rows))
-    return SparseCode.join(codes)
+            waiting += [later] if later else []
+            with bar.get_lock():
+                bar.update(len(now))
+
+    with tqdm(total=count, desc="pursuit", unit="token", disable=not progress) as bar:
+        if threads_for(problem) > 1:
+            # Threads with batches of their own wait for no other, but for the last.
+            in_threads(solve_parts, len(parts), share=1)
+        else:
+            solve_parts(0, len(parts))
+    return SparseCode.join([codes[start] for start in sorted(codes)])
 
 
 class State:

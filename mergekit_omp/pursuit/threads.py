@@ -20,11 +20,19 @@ def in_threads(
     """Calls `work(first, last)` for shares of `count` rows.
 
     Each thread gets one share, or else all get shares of so many rows in turn; `done` is told how
-    many rows were. The work is to release the interpreter's lock; inside it torch has one thread.
+    many rows were. The work is to release the interpreter's lock; inside it torch has one thread,
+    and work that it shares out is done where it is.
     """
     threads = torch.get_num_threads()
     if share is None:
         share = max(1, -(-count // threads))
+    if threads == 1:
+        for first in range(0, count, share):
+            last = min(first + share, count)
+            work(first, last)
+            if done is not None:
+                done(last - first)
+        return
     pool = _pool(threads)
     jobs = {}
     for first in range(0, count, share):
