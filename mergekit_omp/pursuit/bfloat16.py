@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ ROUNDOFF = 2.0**-8
 """Of bfloat16: what rounding a number to it changes, at most, relative to the number."""
 FACTORS = 2.1
 """Roundoffs of a cosine by its two factors; a tenth of one covers the float32 sums."""
+
+_SETTING = Lock()
+"""Held while a setting of the process is changed, or two threads might each restore the other's."""
 
 
 class Bfloat16(Search):
@@ -63,17 +67,19 @@ def fits(rows: Float[Tensor, "_ dim"]) -> bool:
 def short_factors(fit: bool) -> Iterator[None]:
     """Has torch multiply float32 on a CPU by AMX, where all factors `fit` bfloat16: nothing is lost.
 
-    The setting is the process's: products of another thread would be rounded meanwhile.
+    The setting is the process's: products of float32 in other threads are rounded meanwhile, so that
+    no more than one product should be made inside. Who else asks for it waits.
     """
     settings: Any = getattr(torch.backends.mkldnn, "matmul", None)
     if settings is None or not (fit and has_instructions("amx_bf16")):
         yield
         return
-    before, settings.fp32_precision = settings.fp32_precision, "bf16"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
+    with _SETTING:
+        before, settings.fp32_precision = settings.fp32_precision, "bf16"
+        try:
+            yield
+        finally:
+            settings.fp32_precision = before
 
 
 def search_bytes(problem: Problem) -> int:

@@ -21,7 +21,8 @@ SEARCHES = ("auto", "reference", "gram", "screened", "fast")
 FREE_SHARE, INSTALLED_SHARE = 0.75, 0.6
 """What a search may take of the memory that is free, and of all there is, unless told."""
 THRIFT = 1.25
-"""A plan that takes less memory is preferred to one that is less than so many times as fast."""
+"""A plan that takes less memory is preferred to one that is less than so many times as fast: what
+memory is worth is a matter of taste, which no benchmark tells."""
 LARGEST_BATCH = 512
 """Targets at a time, and half as many in each thread where these work apart: more would not be faster (`python benchmarks/costs.py --strips`)."""
 # Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`, for a

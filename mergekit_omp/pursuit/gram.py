@@ -66,13 +66,13 @@ def build(problem: Problem, dtype: torch.dtype) -> Gram:
     # One for all panels: of many, the allocator keeps some that are free.
     room = units.new_empty(min(count, PANEL) * count)
     short = fits(units)
-    with short_factors(short):
-        for top in range(0, count, PANEL):
-            rows, others = units[top : top + PANEL], units[top:]
-            products = room[: len(rows) * len(others)].view(len(rows), len(others))
+    for top in range(0, count, PANEL):
+        rows, others = units[top : top + PANEL], units[top:]
+        products = room[: len(rows) * len(others)].view(len(rows), len(others))
+        with short_factors(short):
             torch.mm(rows, others.T, out=products)
-            panel = products.numpy(), inverse[top:], steps, values[top:, top:]
-            in_threads(partial(tabulate, *panel), len(rows))
+        panel = products.numpy(), inverse[top:], steps, values[top:, top:]
+        in_threads(partial(tabulate, *panel), len(rows))
     # Half a step, and a twentieth of that for the float32 products.
     return Gram(values, (problem.atom_norms / steps).numpy(), 0.525 / steps, short)
 

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from mergekit_omp.pursuit.bfloat16 import short_factors
 from mergekit_omp.pursuit.threads import in_threads
 
 
@@ -49,6 +50,31 @@ def test_torch_has_one_thread_inside_and_all_of_them_elsewhere() -> None:
     working.join()
     assert set(inside) == {1}
     assert [*outside, torch.get_num_threads()] == [before, before]
+
+
+def test_torch_is_as_precise_as_before_when_two_threads_have_asked_for_less() -> None:
+    rows = torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+    expected = rows @ rows.T
+    inside, both, left = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with short_factors(True):
+            inside.set()
+            both.wait(0.2)
+        left.set()
+
+    def second() -> None:
+        assert inside.wait(60)
+        with short_factors(True):
+            both.set()
+            assert left.wait(60)
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(rows @ rows.T, expected)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
