@@ -24,7 +24,8 @@ THRIFT = 1.25
 """A plan that takes less memory is preferred to one that is less than so many times as fast: what
 memory is worth is a matter of taste, which no benchmark tells."""
 LARGEST_BATCH = 512
-"""Targets at a time, and half as many in each thread where these work apart: more would not be faster (`python benchmarks/costs.py --strips`)."""
+"""Targets at a time, and half as many in each thread where these work apart: more would not be faster
+(`python benchmarks/costs.py --strips`)."""
 # Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`, for a
 # Gram matrix with `--atoms 32768 --targets 256`, on two cores of a Xeon with AMX, 2026-11-27.
 # Not measured since on processors without AMX: there they may choose an exact search
