@@ -67,7 +67,7 @@ class Omp(AnchorCoding, frozen=True):
     )
     head_gain: PositiveFloat | None = Field(
         default=None,
-        description="How far rows of the head, or of the one matrix of a tied model, are moved from "
+        description="How far rows of the head and its bias, or of the one matrix of a tied model, are moved from "
         "the anchors' mean, relative to the combination, which is shorter than what it stands for "
         f"where `k` is small. [default: {HEAD_GAIN}; 1 beside `k` or `paper`]",
     )
@@ -186,8 +186,9 @@ class Omp(AnchorCoding, frozen=True):
         tied: bool,
     ) -> Float[Tensor, "missing base_dim"]:
         rows = super()._combine(code, base, anchor_rows, part, tied)
-        capped = not self.paper and (tied or part != Part.INPUT)
-        gain = self.gain if tied or part == Part.HEAD else 1.0
+        # A bias is one more column of its head.
+        of_head = tied or part != Part.INPUT
+        capped, gain = of_head and not self.paper, self.gain if of_head else 1.0
         if not (self.center or capped or gain != 1) or not isinstance(code, SparseCode):
             return rows
         middle = mean_row(base[anchor_rows.to(base.device)])
