@@ -102,24 +102,22 @@ def in_batches(
 
     def solve_parts(first: int, last: int) -> None:
         nonlocal most
-        waiting = [parts[at] for at in reversed(range(first, last))]
-        while waiting:
-            part = waiting.pop()
-            now, later = part[:most], part[most:]
-            try:
+        for part in parts[first:last]:
+            while part:
+                now = part[:most]
                 rows = torch.arange(now.start, now.stop, device=device)
-                codes[now.start] = solve(problem.subset(rows))
-            except torch.cuda.OutOfMemoryError:
-                if len(now) == 1:
-                    raise
-                most = max(1, len(now) // 2)
-                LOG.info("out of device memory: going on with %d targets at a time", most)
-                torch.cuda.empty_cache()
-                waiting.append(part)
-                continue
-            waiting += [later] if later else []
-            with bar.get_lock():
-                bar.update(len(now))
+                try:
+                    codes[now.start] = solve(problem.subset(rows))
+                except torch.cuda.OutOfMemoryError:
+                    if len(now) == 1:
+                        raise
+                    most = max(1, len(now) // 2)
+                    LOG.info("out of device memory: going on with %d targets at a time", most)
+                    torch.cuda.empty_cache()
+                    continue
+                part = part[len(now) :]
+                with bar.get_lock():
+                    bar.update(len(now))
 
     with tqdm(total=count, desc="pursuit", unit="token", disable=not progress) as bar:
         if threads_for(problem) > 1:

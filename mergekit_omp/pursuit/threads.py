@@ -38,10 +38,15 @@ def in_threads(
     for first in range(0, count, share):
         last = min(first + share, count)
         jobs[pool.submit(work, first, last)] = last - first
-    for job in as_completed(jobs):
-        job.result()
-        if done is not None:
-            done(jobs[job])
+    try:
+        for job in as_completed(jobs):
+            job.result()
+            if done is not None:
+                done(jobs[job])
+    finally:
+        # After an error or an interrupt the rest would go on, and the process wait for it.
+        for job in jobs:
+            job.cancel()
 
 
 @cache

@@ -139,8 +139,10 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     short = ShortOfMemory(problem, 5)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one batch after another
-    code = in_batches(problem, short, 16)
-    torch.set_num_threads(threads)
+    try:
+        code = in_batches(problem, short, 16)
+    finally:
+        torch.set_num_threads(threads)
     assert short.sizes == [16, 8, 4, 4, 4, 4, 4, 4, 4, 2]
     assert torch.equal(code.indices, orthogonal_matching_pursuit(targets, atoms, 4).indices)
 

@@ -29,6 +29,23 @@ def test_an_error_is_passed_on() -> None:
         in_threads(work, 4)
 
 
+def test_after_an_error_what_has_not_begun_never_does() -> None:
+    begun: list[int] = []
+
+    def work(first: int, last: int) -> None:
+        begun.append(first)
+        if first == 0:
+            raise ArithmeticError
+        over.wait(60)
+
+    over = threading.Event()
+    with pytest.raises(ArithmeticError):
+        in_threads(work, 100, share=1)
+    over.set()
+    in_threads(lambda first, last: None, 4)
+    assert len(begun) <= 1 + torch.get_num_threads()
+
+
 def test_torch_has_one_thread_inside_and_all_of_them_elsewhere() -> None:
     before = torch.get_num_threads()
     inside: list[int] = []
