@@ -32,8 +32,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.quality.cache import default_cache_dir
-from benchmarks.quality.corpus import Document, read_texts
-from benchmarks.quality.models import make_models
+from benchmarks.quality.corpus import Document
 from benchmarks.quality.packages import PACKAGES, read_real_rows
 from benchmarks.quality.plans import SMALL
 from benchmarks.quality.real import HIDDEN, hide
@@ -210,7 +209,7 @@ def problems(base: Small, donor: Small, alignment: Alignment) -> dict[Part, Miss
         donor=donor.vocabulary.content,
         segment_in_base=base.vocabulary.segment,
         segment_in_donor=donor.vocabulary.segment,
-        emitted=base.vocabulary.emitted(np.arange(base.vocabulary.size)),
+        emitted=base.vocabulary.segmenter.emitted,
     )
     posed = {}
     for part, matrix in base.matrices.items():
@@ -317,13 +316,8 @@ def main() -> None:
     small = [pair for pair in pairs if pair[0] not in PACKAGES]
     if not small:
         return
-    texts = read_texts(
-        arguments.corpus, SMALL.corpus, SMALL.held_out_bytes, SMALL.document_characters
-    )
-    specs = [spec for spec in SMALL.models if any(spec.name in pair for pair in small)]
-    paths = make_models(
-        specs, [texts.mixed(spec.shares) for spec in specs], arguments.cache, progress=True
-    )
+    texts = SMALL.read(arguments.corpus)
+    paths = SMALL.make({name for pair in small for name in pair}, texts, arguments.cache)
     models = {name: Small.read(path) for name, path in paths.items()}
     for base, donor in small:
         documents = texts.held_out[:: arguments.every]

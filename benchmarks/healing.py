@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -27,11 +28,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import transformers
 
 from benchmarks.quality.cache import default_cache_dir
-from benchmarks.quality.corpus import read_texts
 from benchmarks.quality.measuring import Measured, PairBench
 from benchmarks.quality.merging import merge
 from benchmarks.quality.methods import METHODS, ZERO, Method, chosen
-from benchmarks.quality.models import make_models
 from benchmarks.quality.plans import SMALL
 from benchmarks.quality.scoring import score
 from mergekit_omp.healing.heal import heal
@@ -95,20 +94,18 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     cache = arguments.cache or default_cache_dir()
+    asked = partial(Settings, rate=arguments.rate, lora=arguments.lora)
     if arguments.ceiling:
         for pair in arguments.pairs:
             bench, texts = prepared(pair, arguments.corpus, cache)
-            settings = Settings(arguments.ceiling, rate=arguments.rate, patience=PATIENCE)
+            settings = asked(arguments.ceiling, patience=PATIENCE)
             reached = healed(bench, pair, "kriging", texts, arguments.out, settings)
             # Read as the methods are, which have shorter windows than `heal` reads.
-            documents = score(reached.folder, texts.held_out)
-            ceiling = sum(one.bits for one in documents) / sum(one.bytes for one in documents)
+            ceiling = rate(Measured(score(reached.folder, texts.held_out)))
             row = ceiling_row(reached, ceiling, bench, chosen(arguments.methods))
             print(row, flush=True)
         return
-    settings = Settings(
-        arguments.steps, rate=arguments.rate, patience=arguments.steps, lora=arguments.lora
-    )
+    settings = asked(arguments.steps, patience=arguments.steps)
     made = {pair: prepared(pair, arguments.corpus, cache) for pair in arguments.pairs}
     # A start of every pair first, so that a run that ends early has something of each.
     found = {
@@ -122,11 +119,11 @@ def main() -> None:
 def prepared(pair: str, corpus: Path | None, cache: Path) -> tuple[PairBench, Parted]:
     """The two models, what the base was trained on, and the held-out text."""
     base, _, donor = pair.partition(":")
-    texts = read_texts(corpus, SMALL.corpus, SMALL.held_out_bytes, SMALL.document_characters)
-    specs = [spec for spec in SMALL.models if spec.name in (base, donor)]
-    models = make_models(specs, [texts.mixed(spec.shares) for spec in specs], cache, progress=True)
+    texts = SMALL.read(corpus)
+    models = SMALL.make((base, donor), texts, cache)
     bench = PairBench(models[base], models[donor], texts.held_out, cache)
-    (read,) = (texts.mixed(spec.shares) for spec in specs if spec.name == base)
+    (spec,) = SMALL.specs([base])
+    read = texts.mixed(spec.shares)
     return bench, Parted(tuple(read), tuple(document.text for document in texts.held_out))
 
 

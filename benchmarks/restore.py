@@ -29,10 +29,9 @@ from transformers import AutoTokenizer
 
 import mergekit_omp.growth  # noqa: F401  so that grown models load
 from benchmarks.quality.cache import default_cache_dir
-from benchmarks.quality.corpus import Document, read_texts
+from benchmarks.quality.corpus import Document
 from benchmarks.quality.merging import merge
 from benchmarks.quality.methods import METHODS
-from benchmarks.quality.models import make_models
 from benchmarks.quality.plans import SMALL
 from benchmarks.quality.scoring import score
 from benchmarks.quality.statistics import resampled
@@ -152,16 +151,8 @@ def main() -> None:
     torch.set_num_threads(1)
     wanted = arguments.pairs or [f"{pair.base}:{pair.donor}" for pair in SMALL.pairs]
     names = {name for pair in wanted for name in pair.split(":")}
-    texts = read_texts(
-        arguments.corpus, SMALL.corpus, SMALL.held_out_bytes, SMALL.document_characters
-    )
-    specs = [spec for spec in SMALL.models if spec.name in names]
-    models = make_models(
-        specs,
-        [texts.mixed(spec.shares) for spec in specs],
-        arguments.cache or default_cache_dir(),
-        progress=True,
-    )
+    texts = SMALL.read(arguments.corpus)
+    models = SMALL.make(names, texts, arguments.cache or default_cache_dir())
     arguments.out.mkdir(parents=True, exist_ok=True)
     kept = arguments.out / "restore.json"
     pairs: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}

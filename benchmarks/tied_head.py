@@ -21,7 +21,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.quality.cache import default_cache_dir
-from benchmarks.quality.corpus import Document, read_texts
+from benchmarks.quality.corpus import Document
 from benchmarks.quality.merging import merge
 from benchmarks.quality.methods import Method
 from benchmarks.quality.packages import PACKAGES, read_real_rows
@@ -30,15 +30,18 @@ from benchmarks.quality.scoring import score
 from mergekit_omp.vocabulary import Vocabulary, align
 
 METHODS = {
-    "zero": Method("zero", "zero"),
-    "mean": Method("mean", "mean"),
-    "kriging": Method("kriging", "kriging"),
-    "omp": Method("omp", "omp"),
-    "omp, no gain": Method("omp, no gain", "omp", {"head_gain": 1.0}),
-    "omp, gain 1.25": Method("omp, gain 1.25", "omp", {"head_gain": 1.25}),
-    "omp, centred": Method("omp, centred", "omp", {"center": True, "head_gain": 1.0}),
-    "omp, paper's with k = 8": Method("omp, paper's with k = 8", "omp", {"paper": True, "k": 8}),
-    "omp, paper's": Method("omp, paper's", "omp", {"paper": True}),
+    method.label: method
+    for method in (
+        Method("zero", "zero"),
+        Method("mean", "mean"),
+        Method("kriging", "kriging"),
+        Method("omp", "omp"),
+        Method("omp, no gain", "omp", {"head_gain": 1.0}),
+        Method("omp, gain 1.25", "omp", {"head_gain": 1.25}),
+        Method("omp, centred", "omp", {"center": True, "head_gain": 1.0}),
+        Method("omp, paper's with k = 8", "omp", {"paper": True, "k": 8}),
+        Method("omp, paper's", "omp", {"paper": True}),
+    )
 }
 
 
@@ -78,9 +81,8 @@ def main() -> None:
 
 
 def _texts(corpus: Path | None, of_each_kind: int) -> list[str]:
-    read = read_texts(corpus, SMALL.corpus, SMALL.held_out_bytes, SMALL.document_characters)
     kinds: dict[str, list[Document]] = {}
-    for document in read.held_out:
+    for document in SMALL.read(corpus).held_out:
         kinds.setdefault(document.kind, []).append(document)
     return [document.text for group in kinds.values() for document in group[:of_each_kind]]
 

@@ -31,8 +31,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from benchmarks.quality.cache import default_cache_dir
-from benchmarks.quality.corpus import read_texts
-from benchmarks.quality.models import make_models
 from benchmarks.quality.plans import SMALL
 from benchmarks.quality.scoring import score
 from mergekit_omp.transplant.row_planning import RowPlanner
@@ -182,14 +180,9 @@ def main() -> None:
     arguments = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    texts = read_texts(
-        arguments.corpus, SMALL.corpus, SMALL.held_out_bytes, SMALL.document_characters
-    )
+    texts = SMALL.read(arguments.corpus)
     named = {name for pair in arguments.pairs for name in pair.split(":")}
-    specs = [spec for spec in SMALL.models if spec.name in named]
-    models = make_models(
-        specs, [texts.mixed(spec.shares) for spec in specs], default_cache_dir(), progress=True
-    )
+    models = SMALL.make(named, texts, default_cache_dir())
     print("| pair | random rows | | all anchors | magikarp | like unused | at random | exactly |")
     print("|---|---:|---|---:|---:|---:|---:|---:|")
     for pair in arguments.pairs:

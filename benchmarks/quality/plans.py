@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from benchmarks.quality.models import MODELS, ModelSpec
+from benchmarks.quality.corpus import Corpus, read_texts
+from benchmarks.quality.models import MODELS, ModelSpec, make_models
 from mergekit_omp.demo.corpus import CorpusSpec
 from mergekit_omp.demo.training import Architecture, Training
 
@@ -30,6 +34,22 @@ class Plan:
     held_out_bytes: int
     """Of each kind of text."""
     document_characters: int
+
+    def read(self, corpus: Path | None) -> Corpus:
+        """Its text, with more of a folder where there is one."""
+        return read_texts(corpus, self.corpus, self.held_out_bytes, self.document_characters)
+
+    def specs(self, names: Collection[str]) -> list[ModelSpec]:
+        """Its models of these names."""
+        return [spec for spec in self.models if spec.name in names]
+
+    def make(
+        self, names: Collection[str], texts: Corpus, cache_dir: Path, **how: Any
+    ) -> dict[str, Path]:
+        """A directory for each of these models, by `make_models`, which says `how`."""
+        specs = self.specs(names)
+        read = [texts.mixed(spec.shares) for spec in specs]
+        return make_models(specs, read, cache_dir, progress=True, **how)
 
 
 _PAIRS = tuple(

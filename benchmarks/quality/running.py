@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.quality.corpus import read_texts
 from benchmarks.quality.long_training import make_long_models
 from benchmarks.quality.measuring import Measured, PairBench
 from benchmarks.quality.methods import Method
-from benchmarks.quality.models import make_models
 from benchmarks.quality.plans import Pair, Plan
 from benchmarks.quality.plots import draw
 from benchmarks.quality.results import PairResult
@@ -49,19 +47,12 @@ def run(
         every: of the held-out documents every so many-th is scored.
     """
     _say("Reading text.")
-    texts = read_texts(corpus, plan.corpus, plan.held_out_bytes, plan.document_characters)
+    texts = plan.read(corpus)
     used = {name for pair in pairs for name in (pair.base, pair.donor)}
-    specs = [spec for spec in plan.models if spec.name in used]
+    specs = plan.specs(used)
     _say(f"Models {', '.join(spec.name for spec in specs)}, where they are not made yet.")
     if tokens is None:
-        models = make_models(
-            specs,
-            [texts.mixed(spec.shares) for spec in specs],
-            cache_dir,
-            processes=jobs,
-            progress=True,
-            device=device,
-        )
+        models = plan.make(used, texts, cache_dir, processes=jobs, device=device)
     else:
         models = make_long_models(specs, texts, plan.document_characters, tokens, cache_dir)
     results: list[PairResult] = []
