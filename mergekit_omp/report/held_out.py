@@ -194,7 +194,7 @@ def hidden_texts(
         donor=donor.content,
         segment_in_base=segmenter_without(model.segment, model.content[:base_rows], gone),
         segment_in_donor=donor.segment,
-        emitted=model.emitted(np.arange(model.size))[:base_rows],
+        emitted=model.segmenter.emitted[:base_rows],
     )
 
 

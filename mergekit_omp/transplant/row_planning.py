@@ -298,7 +298,7 @@ class RowPlanner:
                     donor=donors.content,
                     segment_in_base=own.segment,
                     segment_in_donor=donors.segment,
-                    emitted=own.emitted(np.arange(own.size))[:base_rows],
+                    emitted=own.segmenter.emitted[:base_rows],
                 )
             texts = self._texts[spelled]
         coding = CodingRows(
