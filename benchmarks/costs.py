@@ -6,15 +6,14 @@
     python benchmarks/costs.py --strips     how much screening takes at once (STRIP, LARGEST_BATCH), and
                                             how many candidates it leaves (CAPACITY) instead
 
-Times of a multiply-add against those of one of a large float32 product, which is measured beside
-each; the least of `--repeats`.
+Times of a multiply-add against that of one of a large float32 product; the least of `--repeats`.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,9 +22,10 @@ from dictionaries import embeddings, machine
 
 from mergekit_omp.approximation.features import FeatureBlock, FeatureRows, anchor_features
 from mergekit_omp.approximation.neighbours import coarse_anchors, nearest_anchors
-from mergekit_omp.pursuit import candidates, compiled, eight_bit, gram
+from mergekit_omp.pursuit import candidates, eight_bit, gram
+from mergekit_omp.pursuit.choice import choose
 from mergekit_omp.pursuit.gram import STEPS, build, solve_by_gram
-from mergekit_omp.pursuit.lockstep import State
+from mergekit_omp.pursuit.lockstep import in_batches, solve_in_lockstep
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.solve import search_by
 from mergekit_omp.pursuit.ways import Way, available
@@ -51,46 +51,49 @@ def main() -> None:
         return
     targets = embeddings(options.targets, options.dim, seed=2)
     atoms = embeddings(options.atoms, options.dim, seed=1)
-    problem = prepare(targets, atoms, options.k, None)
     if options.blocks:
-        blocks(problem, options.repeats)
+        blocks(prepare(targets, atoms, options.k, None), options.repeats)
         return
+    searches(targets, atoms, options.k, options.repeats)
 
-    def least(work: Callable[[], object]) -> float:
-        """Against the float32 product of all targets and atoms."""
-        work()
-        ratios = []
-        for _ in range(options.repeats):
-            unit = seconds(lambda: targets @ atoms.T) / (targets.numel() * len(atoms))
-            ratios.append(seconds(work) / unit)
-        return min(ratios)
 
-    size = float(targets.numel() * len(atoms))
-    free = torch.zeros(len(targets), len(atoms), dtype=torch.bool)
-    ways = available(torch.device("cpu"))
-    for way in ways:
+def searches(targets: torch.Tensor, atoms: torch.Tensor, k: int, repeats: int) -> None:
+    """What grows with the atoms, and what does not, by whole pursuits of half of them and of all."""
+    room = targets.new_empty(len(targets), len(atoms))
+    unit = least(lambda: torch.mm(targets, atoms.T, out=room), repeats) / (
+        room.numel() * atoms.shape[1]
+    )
+    problems = [prepare(targets, atoms[:n], k, None) for n in (len(atoms) // 2, len(atoms))]
+
+    def fitted(solvers: Sequence[Callable[[], object]]) -> tuple[float, float]:
+        half, whole = (least(solve, repeats) / len(targets) / unit for solve in solvers)
+        return (whole - half) * 2 / len(atoms), 2 * half - whole
+
+    dim = atoms.shape[1]
+    for way in available(torch.device("cpu")):
         if way is not Way.GRAM:
-            search = search_by(problem, way)
-            print(f"COSTS[{way}]: {least(partial(search.find, targets, free)) / size:.2f}")
-    half = grown(problem, options.k // 2)
-    rows, picks = half.active, torch.arange(options.k // 2, options.k // 2 + len(targets))
-    best = (targets * atoms[picks]).sum(dim=1).abs() + 1
-    spent = least(lambda: half_step(half, rows, best, picks))
-    print(f"BASIS_COST: {spent / (targets.numel() * options.k / 2):.0f}")
-    if Way.GRAM not in ways or compiled.obstacle():
-        return
-    passes = options.k**2 / 2
-    for dtype in STEPS:
-        times = []
-        for count in (options.atoms // 2, options.atoms):
-            part = prepare(targets, atoms[:count], options.k, None)
-            table = build(part, dtype)
-            spent = least(partial(solve_by_gram, part, table, options.targets))
-            times.append(spent / len(targets))
-        slope = 2 * (times[1] - times[0]) / options.atoms
-        once = times[0] - slope * options.atoms / 2
-        print(f"GRAM_COSTS[{dtype}]: {(slope - options.dim) / passes:.1f}")
-        print(f"GUESS_COSTS[{dtype}]: {once / options.k**2 / options.dim:.1f}")
+            batch = choose(problems[1], way.search, None).batch
+            each, once = fitted(
+                [
+                    partial(
+                        in_batches, p, partial(solve_in_lockstep, search=search_by(p, way)), batch
+                    )
+                    for p in problems
+                ]
+            )
+            print(f"COSTS[{way}]: {each / k / dim:.2f}; BASIS_COST: {once / k**2 / dim:.0f}")
+            continue
+        for dtype in STEPS:
+            each, once = fitted(
+                [partial(solve_by_gram, p, build(p, dtype), len(targets)) for p in problems]
+            )
+            print(f"GRAM_COSTS[{dtype}]: {(each - dim) * 2 / k**2:.1f}")
+            print(f"GUESS_COSTS[{dtype}]: {once / k**2 / dim:.1f}")
+
+
+def least(work: Callable[[], object], repeats: int) -> float:
+    """Seconds, after one call that does not count."""
+    return min([seconds(work) for _ in range(repeats + 1)][1:])
 
 
 def blocks(problem: Problem, repeats: int) -> None:
@@ -114,19 +117,20 @@ def strips(atoms: torch.Tensor, repeats: int) -> None:
     """Processor time of one residual, by atoms of a strip and residuals at a time."""
     largest = 0
 
+    usual, original = candidates.STRIP, candidates.collect
+
     def collect(*arguments: Any) -> None:
         nonlocal largest
-        candidates.collect(*arguments)
+        original(*arguments)
         largest = max(largest, int(arguments[-1].counts.max()))
 
-    usual = eight_bit.STRIP
-    setattr(eight_bit, "collect", collect)  # noqa: B010
+    setattr(candidates, "collect", collect)  # noqa: B010
     for batch in (128, 256, 512, 1024):
         problem = prepare(embeddings(batch, atoms.shape[1], seed=2), atoms, 1, None)
         search = eight_bit.EightBit(problem)
         free = torch.zeros(batch, len(atoms), dtype=torch.bool)
         for strip in (usual // 2, usual, 2 * usual):
-            eight_bit.STRIP = strip
+            candidates.STRIP = strip
             times = []
             for _ in range(repeats + 1):
                 began = time.process_time()
@@ -135,7 +139,7 @@ def strips(atoms: torch.Tensor, repeats: int) -> None:
             each = min(times[1:]) / batch
             print(f"batch {batch}, STRIP {strip}: {each * 1e6:.0f} us of processor time")
     print(f"candidates of a residual after a strip: at most {largest}")
-    eight_bit.STRIP = usual
+    candidates.STRIP = usual
 
 
 def kriging(anchors: int, targets: int, dim: int, repeats: int) -> None:
@@ -168,24 +172,6 @@ def kriging(anchors: int, targets: int, dim: int, repeats: int) -> None:
         ("COMPARED", "DECIDED", "READ"), zip(*found[1:], strict=True), strict=True
     ):
         print(f"{name}: {sorted(values)[len(values) // 2]:.3g}")
-
-
-def grown(problem: Problem, size: int) -> State:
-    """Targets in flight that have so many atoms."""
-    state = State(problem)
-    for at in range(size):
-        picks = torch.full((len(problem.targets),), at)
-        best = (state.residuals @ problem.atoms[at]).abs() + 1
-        state.advance(state.active, best, picks)
-    return state
-
-
-def half_step(state: State, rows: torch.Tensor, best: torch.Tensor, picks: torch.Tensor) -> None:
-    """One more atom for each, which the next call writes over."""
-    sizes, kept = state.sizes.clone(), state.residuals.clone()
-    state.advance(rows, best, picks)
-    state.sizes.copy_(sizes)
-    state.residuals.copy_(kept)
 
 
 def seconds(work: Callable[[], object]) -> float:

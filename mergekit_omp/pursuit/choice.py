@@ -172,7 +172,9 @@ def _lockstep(problem: Problem, way: Way, budget: int) -> Plan:
     else:
         kind = bfloat16 if way is Way.BFLOAT16 else eight_bit
         each += kind.search_bytes(problem)
-        fixed += kind.fixed_bytes(problem) + threads * decision.bytes_at_once(problem)
+        fixed += kind.fixed_bytes(problem)
+        if way is Way.BFLOAT16:
+            fixed += threads * decision.bytes_at_once(problem)
     largest = LARGEST_BATCH // 2 if problem.atoms.device.type == "cpu" else LARGEST_BATCH
     batch, size = _sized(each, fixed, targets, budget, largest, threads)
     cost = float(targets) * problem.sparsity * dim

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mergekit_omp.pursuit.candidates import Kept
 from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.tiles import dot
@@ -49,6 +50,31 @@ def decide(
     return place, correlation
 
 
+@kernel
+def decide_rows(
+    first: int,
+    last: int,
+    kept: Kept,
+    units: Float[np.ndarray, "batch"],
+    barred: Bool[np.ndarray, "batch atoms"],
+    atoms: Float[np.ndarray, "atoms dim"],
+    residuals: Float[np.ndarray, "batch dim"],
+    best: Float[np.ndarray, "batch"],
+    found: Int64[np.ndarray, "batch"],
+) -> None:
+    """The same for residuals `first` to `last`, whose bounds are in `units`: the largest magnitudes,
+    and the atoms. A residual without candidates keeps what it has."""
+    for row in range(first, last):
+        picks, uppers, count = kept.picks[row], kept.uppers[row], 0
+        for x in range(min(kept.counts[row], picks.shape[0])):
+            if not barred[row, picks[x]]:
+                picks[count], uppers[count] = picks[x], uppers[x] * units[row]
+                count += 1
+        place, value = decide(picks, uppers, count, atoms, residuals[row], best[row])
+        if place >= 0:
+            found[row], best[row] = picks[place], abs(value)
+
+
 def bytes_at_once(problem: Problem) -> int:
     """Memory that deciding takes in one thread."""
     return PAIRS * problem.atoms.shape[1] * problem.atoms.element_size() * 3
@@ -60,7 +86,7 @@ def decide_pairs(
     atoms: Float[Tensor, "atoms dim"],
     residuals: Float[Tensor, "batch dim"],
 ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
-    """The same by torch, for many residuals: the largest magnitudes and the atoms.
+    """The same by torch, on any device.
 
     Candidate i is atom `picks[i]` for residual `rows[i]`; a residual without any gets 0 and atom 0.
     """

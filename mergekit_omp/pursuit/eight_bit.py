@@ -15,15 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mergekit_omp.pursuit.candidates import CAPACITY, Coarse, Kept, collect
-from mergekit_omp.pursuit.decision import decide_pairs
+from mergekit_omp.pursuit.candidates import CAPACITY, STRIP, Coarse, screen
+from mergekit_omp.pursuit.decision import decide_rows
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search
 from mergekit_omp.pursuit.problem import Problem
-from mergekit_omp.pursuit.rounding import WIDTH, rounded
+from mergekit_omp.pursuit.rounding import rounded
 from mergekit_omp.pursuit.threads import in_threads
 
-STRIP = 512
-"""Atoms multiplied at a time: their products stay in a core's cache."""
 CHUNK = 4096
 """Atoms rounded at a time."""
 
@@ -35,48 +33,33 @@ class EightBit(Search):
         self.atoms, self.exhaustive = problem.atoms, Exhaustive(problem)
         count, dim = problem.atoms.shape
         # NumPy's allocations ask for huge pages, unlike torch's.
-        self.coarse = torch.from_numpy(np.empty((count, dim), np.int8))
-        scale = torch.empty(count)
+        self.integers = torch.from_numpy(np.empty((count, dim), np.int8))
+        scales = torch.empty(count)
         # Only the order of correlations counts: in units of the largest norm nothing overflows.
         self.top = problem.atom_norms.amax()
         for first in range(0, count, CHUNK):
             part = slice(first, first + CHUNK)
-            self.coarse[part], units = rounded(problem.atoms[part], seed=1 + first)
-            scale[part] = units / self.top
-        margin = WIDTH * (problem.atom_norms / self.top).float()
-        self.described = Coarse(scale.numpy(), margin.numpy(), np.float32(WIDTH))
+            self.integers[part], units = rounded(problem.atoms[part], seed=1 + first)
+            scales[part] = units / self.top
+        self.coarse = Coarse.of(scales, problem.atom_norms / self.top)
 
     def find(
         self, residuals: Float[Tensor, "batch dim"], barred: Bool[Tensor, "batch atoms"]
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"]]:
-        batch, shape = len(barred), (len(barred), CAPACITY)
-        empty = np.empty(shape, np.int64), np.empty(shape, np.float32)
-        kept = Kept(np.zeros(batch, np.float32), *empty, np.zeros(batch, np.int64))
         # The same bits at each iteration: atoms found do not depend on them, nor do residuals.
-        integers, scale = rounded(residuals, seed=0)
+        integers, scales = rounded(residuals, seed=0)
         lengths = torch.linalg.vector_norm(residuals, dim=1)
-        units = (scale / lengths).float().numpy()
-
-        def work(first: int, last: int) -> None:
-            rows = integers[first:last]
-            room = torch.empty(len(rows) * STRIP, dtype=torch.int32)
-            for low in range(0, len(self.coarse), STRIP):
-                strip = self.coarse[low : low + STRIP]
-                products = room[: len(rows) * len(strip)].view(len(rows), len(strip))
-                # Not public, and the only product of 8-bit integers that torch has.
-                torch._int_mm(rows, strip.T, out=products)
-                collect(first, products.numpy(), low, units, self.described, kept)
-
-        # Each thread multiplies its own rows, so that none waits for another.
-        in_threads(work, batch)
-        floors, picks, uppers, counts = (torch.from_numpy(values) for values in kept)
-        rows, places = (uppers >= floors[:, None]).nonzero(as_tuple=True)
-        held = places < counts[rows]
-        rows, picks = rows[held], picks[rows[held], places[held]]
-        free = ~barred[rows, picks]
-        best, found = decide_pairs(rows[free], picks[free], self.atoms, residuals)
+        coarse = (scales / lengths).float(), self.integers, self.coarse
+        kept = screen(integers, *coarse, magnitudes=True)
+        units = scales * self.top
+        best = residuals.new_zeros(len(residuals))
+        found = torch.zeros(len(residuals), dtype=torch.int64)
+        given = (units, barred, self.atoms, residuals, best, found)
+        arguments = [tensor.numpy() for tensor in given]
+        in_threads(lambda first, last: decide_rows(first, last, kept, *arguments), len(barred))
         # Candidates were lost, or a barred atom set the floor.
-        again = (counts > CAPACITY) | (best < floors * (lengths * self.top))
+        again = torch.from_numpy(kept.counts) > CAPACITY
+        again |= best < torch.from_numpy(kept.lowest[:, 0]) * units
         if again.any():
             best[again], found[again] = self.exhaustive.find(residuals[again], barred[again])
         return best, found
