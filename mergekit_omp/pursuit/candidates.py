@@ -1,8 +1,8 @@
 """Which of some vectors may have the largest products with others, from products of 8-bit integers.
 
 Scaled back, a product is off by at most a margin (docs/pursuit-bounds.md); a vector stays a candidate
-while its product plus the margin, its upper bound, reaches the lowest of the largest lower bounds
-that were seen so far.
+while its product plus the margin, its upper bound, reaches a floor, the least of the largest lower
+bounds that were seen so far.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Kept(NamedTuple):
     """Candidates of targets, in units of a target's scale; a count above the capacity says that
     some were lost."""
 
-    lowest: Float32[np.ndarray, "targets wanted"]
-    """The largest lower bounds."""
+    lowers: Float32[np.ndarray, "targets wanted"]
+    """The largest lower bounds, and the least of them."""
+    floors: Float32[np.ndarray, "targets"]
     picks: Int64[np.ndarray, "targets capacity"]
     uppers: Float32[np.ndarray, "targets capacity"]
     counts: Int64[np.ndarray, "targets"]
@@ -71,8 +72,10 @@ def screen(
     Targets have length 1, or are zero.
     """
     shape = len(targets), CAPACITY
+    lowest = 0 if magnitudes else -np.inf
     kept = Kept(
-        np.full((len(targets), wanted), 0 if magnitudes else -np.inf, np.float32),
+        np.full((len(targets), wanted), lowest, np.float32),
+        np.full(len(targets), lowest, np.float32),
         np.empty(shape, np.int64),
         np.empty(shape, np.float32),
         np.zeros(len(targets), np.int64),
@@ -142,39 +145,40 @@ def collect(
     widest = margins.max()
     for x in range(products.shape[0]):
         row = first + x
-        slope, bounds, count = slopes[row], kept.lowest[row], kept.counts[row]
-        picks, uppers, weakest = kept.picks[row], kept.uppers[row], np.argmin(bounds)
-        if reaching(products[x], scales, slope, bounds[weakest] - widest, magnitudes) == 0:
+        slope, floor = slopes[row], kept.floors[row]
+        if reaching(products[x], scales, slope, floor - widest, magnitudes) == 0:
             continue
+        bounds, count = kept.lowers[row], kept.counts[row]
+        picks, uppers, weakest = kept.picks[row], kept.uppers[row], np.argmin(bounds)
         for at in range(0, width, RUN):
             line, steps = products[x, at : at + RUN], scales[at : at + RUN]
-            level = bounds[weakest] - widest
-            if count > capacity or reaching(line, steps, slope, level, magnitudes) == 0:
+            if count > capacity or reaching(line, steps, slope, floor - widest, magnitudes) == 0:
                 continue
             extra = margins[at:]
             for y in range(steps.shape[0]):
                 size = abs(line[y]) if magnitudes else line[y]
                 upper = (np.float32(size) + slope) * steps[y] + extra[y]
-                if upper < bounds[weakest]:
+                if upper < floor:
                     continue
                 lower = (np.float32(size) - slope) * steps[y] - extra[y]
-                if lower > bounds[weakest]:
+                if lower > floor:
                     bounds[weakest] = lower
                     weakest = np.argmin(bounds)
+                    floor = bounds[weakest]
                 if count == capacity:
-                    count = compact(picks, uppers, count, bounds[weakest])
+                    count = compact(picks, uppers, count, floor)
                 if count == capacity:
                     count += 1
                     break
                 picks[count], uppers[count] = low + at + y, upper
                 count += 1
-        kept.counts[row] = count
+        kept.floors[row], kept.counts[row] = floor, count
 
 
 @kernel
 def weed_out(first: int, last: int, kept: Kept) -> None:
     """Drops the candidates of targets `first` to `last` that lower bounds have passed since."""
     for row in range(first, last):
-        count, floor = kept.counts[row], kept.lowest[row].min()
+        count = kept.counts[row]
         if count <= kept.picks.shape[1]:
-            kept.counts[row] = compact(kept.picks[row], kept.uppers[row], count, floor)
+            kept.counts[row] = compact(kept.picks[row], kept.uppers[row], count, kept.floors[row])

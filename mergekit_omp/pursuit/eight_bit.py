@@ -59,7 +59,7 @@ class EightBit(Search):
         in_threads(lambda first, last: decide_rows(first, last, kept, *arguments), len(barred))
         # Candidates were lost, or a barred atom set the floor.
         again = torch.from_numpy(kept.counts) > CAPACITY
-        again |= best < torch.from_numpy(kept.lowest[:, 0]) * units
+        again |= best < torch.from_numpy(kept.floors) * units
         if again.any():
             best[again], found[again] = self.exhaustive.find(residuals[again], barred[again])
         return best, found
