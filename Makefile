@@ -45,7 +45,7 @@ lesser: export NUMBA_CPU_FEATURES =
 lesser: export ATEN_CPU_CAPABILITY = default
 lesser: export MERGEKIT_OMP_INSTRUCTIONS =
 lesser: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile tests/pursuit
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile tests/kernels tests/pursuit
 
 # The site, in site/: open site/index.html. A broken link or anchor is an error.
 docs: $(READY)

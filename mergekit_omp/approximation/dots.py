@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from mergekit_omp.approximation.reading import READ, bits_of
-from mergekit_omp.pursuit.compiled import kernel
-from mergekit_omp.pursuit.threads import in_threads
+from mergekit_omp.kernels.compiled import kernel
+from mergekit_omp.kernels.threads import in_threads
 
 
 def ragged_products(

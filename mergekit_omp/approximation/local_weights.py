@@ -10,8 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mergekit_omp.approximation.features import FeatureBlock, FeatureRows
-from mergekit_omp.pursuit.compiled import kernel
-from mergekit_omp.pursuit.threads import in_threads
+from mergekit_omp.kernels.compiled import kernel
+from mergekit_omp.kernels.threads import in_threads
 from mergekit_omp.pursuit.tiles import dot
 
 ROOM = 2**20

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from mergekit_omp.pursuit.compiled import kernel, obstacle
-from mergekit_omp.pursuit.threads import in_threads
+from mergekit_omp.kernels.compiled import kernel, obstacle
+from mergekit_omp.kernels.threads import in_threads
 
 TOGETHER = 64
 """Rows that a thread writes at least: fewer are not worth a second thread."""

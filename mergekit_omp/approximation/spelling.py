@@ -15,8 +15,8 @@ from jaxtyping import Float, Float32, Int32, Int64, UInt64
 from torch import Tensor
 
 from mergekit_omp.approximation.chunks import chunks
-from mergekit_omp.pursuit.compiled import kernel, obstacle
-from mergekit_omp.pursuit.threads import in_threads
+from mergekit_omp.kernels.compiled import kernel, obstacle
+from mergekit_omp.kernels.threads import in_threads
 
 LENGTHS = (2, 3, 4, 5)
 """Of the n-grams, in bytes."""

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mergekit_omp.pursuit import compiled
-from mergekit_omp.pursuit.compiled import kernel
-from mergekit_omp.pursuit.threads import in_threads
+from mergekit_omp.kernels import compiled
+from mergekit_omp.kernels.compiled import kernel
+from mergekit_omp.kernels.threads import in_threads
 from mergekit_omp.pursuit.tiles import dot, shift
 
 AGAIN = 0.7

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mergekit_omp.pursuit.compiled import has_instructions
+from mergekit_omp.kernels.compiled import has_instructions
 from mergekit_omp.pursuit.decision import decide_pairs
 from mergekit_omp.pursuit.lockstep import Search
 from mergekit_omp.pursuit.problem import Problem

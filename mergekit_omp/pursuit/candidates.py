@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float32, Int8, Int32, Int64
 from torch import Tensor
 
-from mergekit_omp.pursuit.compiled import kernel
+from mergekit_omp.kernels.compiled import kernel
+from mergekit_omp.kernels.threads import in_threads
 from mergekit_omp.pursuit.rounding import WIDTH
-from mergekit_omp.pursuit.threads import in_threads
 
 CAPACITY = 512
 """Candidates kept for a target."""

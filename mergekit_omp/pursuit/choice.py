@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from mergekit_omp.kernels.compiled import has_instructions
 from mergekit_omp.pursuit import bfloat16, decision, eight_bit, gram, lockstep
-from mergekit_omp.pursuit.compiled import has_instructions
 from mergekit_omp.pursuit.cuts import power_of_two
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.ways import Way, available, obstacle

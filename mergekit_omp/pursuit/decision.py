@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mergekit_omp.kernels.compiled import kernel
 from mergekit_omp.pursuit.candidates import Kept
-from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.tiles import dot
 

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mergekit_omp.kernels.threads import in_threads
 from mergekit_omp.pursuit.candidates import CAPACITY, STRIP, Coarse, screen
 from mergekit_omp.pursuit.decision import decide_rows
 from mergekit_omp.pursuit.lockstep import Exhaustive, Search
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.rounding import rounded
-from mergekit_omp.pursuit.threads import in_threads
 
 CHUNK = 4096
 """Atoms rounded at a time."""

@@ -12,13 +12,13 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from tqdm import tqdm
 
+from mergekit_omp.kernels.compiled import kernel
+from mergekit_omp.kernels.threads import in_threads
 from mergekit_omp.pursuit import blocks
 from mergekit_omp.pursuit.bfloat16 import fits, short_factors
-from mergekit_omp.pursuit.blocks import Given, Gram, Limits, Outcome, Solved
-from mergekit_omp.pursuit.compiled import kernel
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
-from mergekit_omp.pursuit.threads import in_threads
+from mergekit_omp.pursuit.workspace import Given, Gram, Limits, Outcome, Solved
 
 LOG = logging.getLogger(__package__)
 

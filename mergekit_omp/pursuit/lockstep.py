@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from tqdm import tqdm
 
+from mergekit_omp.kernels.threads import in_threads
 from mergekit_omp.pursuit.basis import orthogonalised
 from mergekit_omp.pursuit.problem import Problem
 from mergekit_omp.pursuit.sparse_code import SparseCode
-from mergekit_omp.pursuit.threads import in_threads
 
 LOG = logging.getLogger(__package__)
 

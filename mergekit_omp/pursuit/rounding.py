@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from mergekit_omp.pursuit.compiled import kernel
-from mergekit_omp.pursuit.threads import in_threads
+from mergekit_omp.kernels.compiled import kernel
+from mergekit_omp.kernels.threads import in_threads
 from mergekit_omp.pursuit.tiles import largest
 
 STEPS = 127

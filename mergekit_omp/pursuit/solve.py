@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mergekit_omp.pursuit import compiled
+from mergekit_omp.kernels import compiled
 from mergekit_omp.pursuit.bfloat16 import Bfloat16
-from mergekit_omp.pursuit.blocks import Gram
 from mergekit_omp.pursuit.choice import Plan, check_search, choose, without_gram
 from mergekit_omp.pursuit.cuts import BLOCK
 from mergekit_omp.pursuit.eight_bit import EightBit
@@ -20,6 +19,7 @@ from mergekit_omp.pursuit.lockstep import Exhaustive, Search, in_batches, solve_
 from mergekit_omp.pursuit.problem import Problem, prepare
 from mergekit_omp.pursuit.sparse_code import SparseCode
 from mergekit_omp.pursuit.ways import Way
+from mergekit_omp.pursuit.workspace import Gram
 
 LOG = logging.getLogger(__package__)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt8
 
-from mergekit_omp.pursuit.compiled import kernel
+from mergekit_omp.kernels.compiled import kernel
 from mergekit_omp.pursuit.tiles import dot
 
 Row = Float[np.ndarray, "dim"]

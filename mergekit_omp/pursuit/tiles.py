@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from mergekit_omp.pursuit.compiled import kernel
+from mergekit_omp.kernels.compiled import kernel
 
 TILE = 1024
 """Atoms in a tile: four of its rows, and four of the result, stay in a first-level cache."""

@@ -6,8 +6,8 @@ from enum import Enum
 
 import torch
 
-from mergekit_omp.pursuit import compiled
-from mergekit_omp.pursuit.compiled import has_instructions
+from mergekit_omp.kernels import compiled
+from mergekit_omp.kernels.compiled import has_instructions
 
 
 class Way(Enum):

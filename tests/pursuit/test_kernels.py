@@ -18,16 +18,14 @@ import torch
 from pursuit_dictionaries import dictionary
 
 from mergekit_omp import pursuit
-from mergekit_omp.pursuit import compiled
-from mergekit_omp.pursuit.compiled import AVAILABLE, KERNELS
+from mergekit_omp.kernels import compiled
+from mergekit_omp.kernels.compiled import AVAILABLE, KERNELS
 from mergekit_omp.pursuit.eight_bit import EightBit
 from mergekit_omp.pursuit.gram import STEPS, build, solve_by_gram
 from mergekit_omp.pursuit.lockstep import Exhaustive, solve_in_lockstep
 from mergekit_omp.pursuit.problem import prepare
 
 for _module in pkgutil.iter_modules(pursuit.__path__):
-    if _module.name == "kernel_cache":  # has no kernels, and needs Numba
-        continue
     importlib.import_module(f"{pursuit.__name__}.{_module.name}")
 OURS = {name: forms for name, forms in KERNELS.items() if name.startswith(pursuit.__name__)}
 KEPT = 4

@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 
+from mergekit_omp.kernels.threads import in_threads
 from mergekit_omp.pursuit.bfloat16 import short_factors
-from mergekit_omp.pursuit.threads import in_threads
 
 
 @pytest.mark.parametrize(("count", "share"), [(0, None), (1, None), (37, None), (37, 4)])

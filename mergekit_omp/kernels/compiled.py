@@ -19,11 +19,13 @@ from tqdm import tqdm
 try:
     import numba
 
-    from mergekit_omp.pursuit import kernel_cache, wide_vectors
-except ImportError:  # torch alone is a working path
-    numba = None
+    from mergekit_omp.kernels import kernel_cache, wide_vectors
 
-AVAILABLE = numba is not None and not numba.config.DISABLE_JIT
+    UNUSABLE = "NUMBA_DISABLE_JIT is set" if numba.config.DISABLE_JIT else ""
+except ImportError as error:  # torch alone is a working path
+    UNUSABLE = f"Numba cannot be imported ({error})"
+
+AVAILABLE = not UNUSABLE
 
 MATHS = {"reassoc", "contract", "arcp", "nsz", "afn"}
 """What the compiler may do with floats. Not: assume that there are no infinities and no NaNs."""
@@ -61,9 +63,7 @@ def telling(progress: bool) -> AbstractContextManager[None]:
 
 def obstacle() -> str | None:
     """Why kernels do not run compiled here, which is too slow to be of use; None where they do."""
-    if AVAILABLE:
-        return None
-    return "Numba is not installed" if numba is None else "NUMBA_DISABLE_JIT is set"
+    return None if AVAILABLE else UNUSABLE
 
 
 def has_instructions(*names: str) -> bool:

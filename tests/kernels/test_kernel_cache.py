@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import resource
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from mergekit_omp import pursuit
-from mergekit_omp.pursuit import compiled
+import mergekit_omp
+from mergekit_omp.kernels import compiled
 
 if compiled.AVAILABLE:
-    from mergekit_omp.pursuit import kernel_cache
+    from mergekit_omp.kernels import kernel_cache
+
+PACKAGE = mergekit_omp.__name__
 
 pytestmark = pytest.mark.skipif(not compiled.AVAILABLE, reason=f"{compiled.obstacle()}")
 
@@ -97,8 +100,9 @@ def test_a_folder_that_cannot_be_made_costs_one_warning(
 def test_any_change_to_a_kernels_file_compiles_anew(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for file in Path(pursuit.__file__).parent.glob("*.py"):
-        assert file.read_bytes() in kernel_cache.sources()
+    ours = [plain for name, (_, plain) in compiled.KERNELS.items() if name.startswith(PACKAGE)]
+    for file in {inspect.getfile(plain) for plain in ours}:
+        assert Path(file).read_bytes() in kernel_cache.sources()
     fresh()(4)
     changed = kernel_cache.sources() + b"#"
     monkeypatch.setattr(kernel_cache, "sources", lambda: changed)
@@ -108,7 +112,7 @@ def test_any_change_to_a_kernels_file_compiles_anew(
 
 def test_nothing_is_kept_in_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    package = Path(pursuit.__file__).parent
+    package = Path(mergekit_omp.__file__).parent
     assert package not in kernel_cache.folder().parents
     assert not list(package.rglob("*.nb[ic]")) and not list(package.rglob("*.kernel"))
 
