@@ -4,7 +4,8 @@ Makes two random models with the vocabularies of Llama 3 and Qwen, gives the sec
 tokenizer with `mergekit-yaml` and `merge_method: omp`, and does the same with
 `mergekit-tokensurgeon -a omp`; both are whole processes. The latter takes more than a day, so it
 is stopped after `--peer-batches` of its batches of 512 tokens, and the rest is extrapolated from
-the time of those batches: they are all alike. `--tokens` does the same to ours.
+the time of those batches: they are all alike. `--tokens` does the same to ours. Processor seconds are
+of all threads: where others use the machine too, these can be compared.
 
     python benchmarks/swap_end_to_end.py --hidden 896 --k 64 --tokens 2048
 
@@ -24,6 +25,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import psutil
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -38,6 +41,7 @@ class Measured:
     """What one process took."""
 
     seconds: float
+    processor: float
     peak_gb: float
     note: str = ""
 
@@ -54,7 +58,8 @@ def whole(arguments: list[str]) -> Measured:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed with status {process.returncode}")
-    return Measured(time.perf_counter() - began, usage.ru_maxrss / 1e6)
+    processor = usage.ru_utime + usage.ru_stime
+    return Measured(time.perf_counter() - began, processor, usage.ru_maxrss / 1e6)
 
 
 def until(
@@ -73,14 +78,20 @@ def until(
     began = time.perf_counter()
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    seen: dict[int, float] = {}
+    watched = psutil.Process(process.pid)
+
+    def now() -> np.ndarray:
+        """Seconds since the start, and of the processor."""
+        return np.array([time.perf_counter() - began, sum(watched.cpu_times()[:2])])
+
+    seen: dict[int, np.ndarray] = {}
     total, text = 0, b""
     while chunk := os.read(process.stderr.fileno(), 4096):
         text = (text + chunk)[-4096:]
         for found in pattern.finditer(text):
             total = int(found[2])
             if int(found[1]) or from_start:
-                seen.setdefault(int(found[1]), time.perf_counter())
+                seen.setdefault(int(found[1]), now())
         if seen and max(seen) >= steps:
             process.kill()
             break
@@ -91,9 +102,9 @@ def until(
         raise SystemExit(f"{arguments[0]} ended before its {steps} {unit} were done")
     first, last = min(seen), max(seen)
     each = (seen[last] - seen[first]) / (last - first)
-    seconds = seen[first] - began + each * (total * tensors - first)
+    seconds, processor = seen[first] + each * (total * tensors - first)
     note = f"extrapolated from {last - first} of {total * tensors} {unit}"
-    return Measured(seconds, usage.ru_maxrss / 1e6, note)
+    return Measured(seconds, processor, usage.ru_maxrss / 1e6, note)
 
 
 def main() -> None:
@@ -173,11 +184,19 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}\n"
     )
-    print("| whole process | seconds | peak memory, GB | times as fast |\n|---|---|---|---|")
-    for label, measured in rows:
-        times = f"{rows[-1][1].seconds / measured.seconds:.1f}" if not settings.only else ""
-        note = f" ({measured.note})" if measured.note else ""
-        print(f"| {label}{note} | {measured.seconds:.0f} | {measured.peak_gb:.1f} | {times} |")
+    print("| whole process | seconds | times as fast | processor s | times | peak memory, GB |")
+    print("|---|---|---|---|---|---|")
+    last = rows[-1][1]
+    for label, own in rows:
+        wall, processor = (
+            "" if settings.only else f"{there / here:.1f}"
+            for there, here in ((last.seconds, own.seconds), (last.processor, own.processor))
+        )
+        note = f" ({own.note})" if own.note else ""
+        print(
+            f"| {label}{note} | {own.seconds:.0f} | {wall} | {own.processor:.0f} | {processor} |"
+            f" {own.peak_gb:.1f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -177,8 +177,8 @@ def test_the_navigation_lists_every_page() -> None:
 
 def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     """Where the `docs` extra is installed, as `make docs` does."""
-    pytest.importorskip("mkdocstrings")
-    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings", reason="the extra `docs` is not installed")
+    pytest.importorskip("material", reason="the extra `docs` is not installed")
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
 
