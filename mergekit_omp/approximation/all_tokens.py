@@ -116,6 +116,7 @@ class AllTokens:
                 others,
                 dtype,
                 coarse=self._coarse_others,
+                least=cosines[:, -1],
                 progress=self.progress,
                 label="Nearest of the others",
             )

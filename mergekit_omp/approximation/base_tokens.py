@@ -10,8 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mergekit_omp.approximation.base import CodingInputs, Texts
+from mergekit_omp.approximation.chunks import strips
 from mergekit_omp.approximation.codes import working_dtype
-from mergekit_omp.approximation.pieces import combine_pieces
+from mergekit_omp.approximation.features import MeanRows
 
 
 def emitted_rows(texts: Texts, anchor_rows: Tensor) -> list[int]:
@@ -54,12 +55,12 @@ def donor_vectors(
     in_donor = texts.shared.of(
         "in donor", [rows, inputs.anchor_rows], lambda: texts.segment_in_donor(words)
     )
-    size = len(donor)
-    segments = [[piece for piece in pieces if piece < size] for pieces in in_donor]
-    weights = [[1 / len(pieces)] * len(pieces) if pieces else [] for pieces in segments]
     vectors = donor.new_zeros((len(rows), donor.shape[1]), dtype=working_dtype(donor))
     places = torch.tensor([i for i, _ in spelled], dtype=torch.int64, device=donor.device)
-    vectors[places] = combine_pieces(donor, segments, weights)
+    means = MeanRows.of(donor, in_donor)
+    each = torch.arange(len(means), device=donor.device)
+    for part in strips(len(means), 4 * vectors.itemsize * donor.shape[1]):
+        vectors[places[part]] = means.read(each[part], vectors.dtype)
     if anchors is None:
         return vectors
     shared = [(i, own[row]) for i, row in enumerate(rows.tolist()) if row in own]

@@ -63,16 +63,19 @@ class CoarseAnchors:
         return 12 * CAPACITY + self.integers.shape[1]
 
     def candidates(
-        self, targets: Float[Tensor, "targets dim"], count: int
+        self,
+        targets: Float[Tensor, "targets dim"],
+        count: int,
+        least: Float[Tensor, "targets"] | None = None,
     ) -> tuple[Int64[Tensor, "candidates"], Int64[Tensor, "targets"]]:
         """The anchors that may be the `count` nearest of each target by cosine, one target's after
         another's, and how many each has; -1: more than there is room for, of which none is told.
 
-        Targets have length 1, or are zero.
+        Targets have length 1, or are zero. Anchors whose cosine is below `least` are not wanted.
         """
         integers, scales = rounded(targets, seed=len(self.scales))
         coarse = Coarse.of(self.scales, torch.ones_like(self.scales))
-        kept = screen(integers, scales.float(), self.integers, coarse, count)
+        kept = screen(integers, scales.float(), self.integers, coarse, count, least=least)
         sizes = torch.from_numpy(kept.counts)
         sizes[sizes > CAPACITY] = -1
         held = torch.arange(CAPACITY) < sizes[:, None]

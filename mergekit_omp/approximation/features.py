@@ -77,11 +77,12 @@ class MeanRows:
     @classmethod
     def of(cls, matrix: Float[Tensor, "rows dim"], rows: Sequence[Sequence[int]]) -> MeanRows:
         """From the rows of each token, of which those count that are there and finite."""
-        finite = finite_rows(matrix).tolist()
-        usable = [[row for row in some if row < len(finite) and finite[row]] for some in rows]
-        bounds = list(accumulate(map(len, usable), initial=0))
-        flat = torch.tensor(list(chain.from_iterable(usable)), dtype=torch.int64)
-        return cls(matrix, flat.to(matrix.device), torch.tensor(bounds, device=matrix.device))
+        flat = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.int64)
+        ends = torch.tensor(list(accumulate(map(len, rows), initial=0)))
+        usable = flat < len(matrix)
+        usable &= finite_rows(matrix).cpu()[flat.where(usable, 0)]
+        before = torch.cat([torch.zeros(1, dtype=torch.int64), usable.cumsum(0)])
+        return cls(matrix, flat[usable].to(matrix.device), before[ends].to(matrix.device))
 
     def __len__(self) -> int:
         return len(self.bounds) - 1

@@ -44,12 +44,14 @@ def nearest_anchors(
     dtype: torch.dtype,
     *,
     coarse: CoarseAnchors | None,
+    least: Float[Tensor, "missing"] | None = None,
     progress: bool = False,
     label: str = "Nearest anchors",
 ) -> tuple[Float[Tensor, "missing count"], Int64[Tensor, "missing count"]]:
     """Each missing token's `count` largest cosines with anchors, and the anchors' indices.
 
-    `coarse`: the anchors as `coarse_anchors` has them, for as many searches as there are.
+    `coarse`: the anchors as `coarse_anchors` has them, for as many searches as there are. Cosines
+    below `least` are not wanted: -inf, and any anchor, may be in their places.
     """
     missing, device = len(blocks[0].missing), blocks[0].mean.device
     cosines = torch.zeros((missing, count), dtype=dtype, device=device)
@@ -61,7 +63,8 @@ def nearest_anchors(
         if coarse is None:
             cosines[part], whose[part] = _nearest(targets, blocks, count)
         else:
-            cosines[part], whose[part] = nearest_by(coarse, targets, blocks, count)
+            wanted = None if least is None else least[part]
+            cosines[part], whose[part] = nearest_by(coarse, targets, blocks, count, wanted)
     return cosines, whose
 
 
@@ -70,10 +73,11 @@ def nearest_by(
     targets: Float[Tensor, "targets features"],
     blocks: Sequence[FeatureBlock],
     count: int,
+    least: Float[Tensor, "targets"] | None = None,
 ) -> tuple[Float[Tensor, "targets count"], Int64[Tensor, "targets count"]]:
     """The same as `_nearest`, from the few anchors that may be among the nearest."""
     parts = targets.split([block.dim for block in blocks], dim=1)
-    picks, found = coarse.candidates(targets, count)
+    picks, found = coarse.candidates(targets, count, least)
     sizes = found.clamp_min(0)
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
     products = [
@@ -85,9 +89,10 @@ def nearest_by(
     table = targets.new_full((len(targets), max(int(sizes.max()), count)), -torch.inf)
     table[rows, places] = each
     cosines, best = table.topk(count, dim=1)
-    many, sure = (found < 0).nonzero()[:, 0], found >= 0
-    whose = torch.empty((len(targets), count), dtype=torch.int64)
-    whose[sure] = picks[bounds[:-1][sure, None] + best[sure]]
+    # Any anchor where there are too few.
+    picks = torch.cat([picks, picks.new_zeros(1)])
+    whose = picks[bounds[:-1, None] + best.minimum(sizes[:, None])]
+    many = (found < 0).nonzero()[:, 0]
     if len(many):
         cosines[many], whose[many] = _nearest(targets[many], blocks, count)
     return cosines, whose

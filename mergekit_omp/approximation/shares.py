@@ -17,6 +17,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from mergekit_omp.approximation.base import Texts
+from mergekit_omp.approximation.chunks import strips
 
 CHECKED = 1500
 """Anchors at most whose rows are estimated as if they had none."""
@@ -68,32 +69,39 @@ def choose_shares(
 
     Shares of the usual estimates alone would lower the error too, and language models lose by it.
     """
-    every = [*usual, *further]
     start = [*[1.0] * len(usual), *[0.0] * len(further)]
-    shares = fit_shares(every, true, use, start)
-    with_further = squared_error(every, true, shares, use)
-    without = squared_error(usual, true, fit_shares(usual, true, use, start[: len(usual)]), use)
-    if not with_further < (1 - WORTH) * without:
+    every = products([*usual, *further, true], use)
+    shares, few = fit_shares(every, start), [*range(len(usual)), -1]
+    alone = every[np.ix_(few, few)]
+    without = squared_error(alone, fit_shares(alone, start[: len(usual)]))
+    if not squared_error(every, shares) < (1 - WORTH) * without:
         return Shares(tuple(start), 1.0)
-    before, after = (squared_error(every, true, each) for each in (start, shares))
+    alike = products([*usual, *further, true])
+    before, after = squared_error(alike, start), squared_error(alike, shares)
     return Shares(tuple(shares), after / before if before else 1.0)
 
 
+def products(
+    rows: Sequence[Float[Tensor, "checked base_dim"]], use: Float64[Tensor, "checked"] | None = None
+) -> Float64[np.ndarray, "estimates_and_true estimates_and_true"]:
+    """The inner products of several estimates of the same rows, and of the true ones, which come
+    last: each row by its `use`, or all alike."""
+    found = np.zeros((len(rows), len(rows)))
+    for part in strips(len(rows[0]), 16 * len(rows) * rows[0].shape[1]):
+        some = torch.stack([each[part].double() for each in rows])
+        weighted = some if use is None else some * use[part].to(some.device)[:, None]
+        found += (some.flatten(1) @ weighted.flatten(1).T).numpy(force=True)
+    return found
+
+
 def fit_shares(
-    estimates: Sequence[Float[Tensor, "checked base_dim"]],
-    true: Float[Tensor, "checked base_dim"],
-    use: Float64[Tensor, "checked"],
+    every: Float64[np.ndarray, "estimates_and_true estimates_and_true"],
     without_evidence: Sequence[float],
 ) -> list[float]:
-    """Shares c >= 0 that minimise E(c) + `PULL` E(c0) |c - c0|², E the squared error by use of the
-    sum of c_i times estimate i, and c0 the shares `without_evidence`."""
-    root = use.to(true.device).sqrt()[:, None]
-    wanted = (true.double() * root).flatten()
-    columns = torch.stack([(estimate.double() * root).flatten() for estimate in estimates], dim=1)
-    gram = (columns.T @ columns).cpu().numpy()
-    right = (columns.T @ wanted).cpu().numpy()
-    start = np.array(without_evidence)
-    error = float(wanted @ wanted) - 2 * start @ right + start @ gram @ start
+    """Shares c >= 0 that minimise E(c) + `PULL` E(c0) |c - c0|², from `products` by use: E is the
+    squared error by use of the sum of c_i times estimate i, c0 the shares `without_evidence`."""
+    gram, right, start = every[:-1, :-1], every[:-1, -1], np.array(without_evidence)
+    error = squared_error(every, without_evidence)
     pull = max(PULL * error, np.finfo(np.float64).eps * np.trace(gram), np.finfo(np.float64).tiny)
     factor = np.linalg.cholesky(gram + pull * np.eye(len(start))).T
     target = scipy.linalg.solve_triangular(factor.T, right + pull * start, lower=True)
@@ -101,14 +109,8 @@ def fit_shares(
 
 
 def squared_error(
-    estimates: Sequence[Float[Tensor, "checked base_dim"]],
-    true: Float[Tensor, "checked base_dim"],
-    shares: Sequence[float],
-    use: Float64[Tensor, "checked"] | None = None,
+    every: Float64[np.ndarray, "estimates_and_true estimates_and_true"], shares: Sequence[float]
 ) -> float:
-    """The squared error of the sum of `shares[i]` times estimate i, by `use` or of all alike."""
-    left = true.double()
-    for share, estimate in zip(shares, estimates, strict=True):
-        left = left - share * estimate.double()
-    squares = left.square().sum(1)
-    return float(squares.sum() if use is None else use.to(squares.device) @ squares)
+    """The squared error of the sum of `shares[i]` times estimate i, from `products`."""
+    left = np.array([*(-share for share in shares), 1.0])
+    return float(left @ every @ left)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse
 import torch
-from jaxtyping import Float, Float32, Int32, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt64
 from torch import Tensor
 
 from mergekit_omp.approximation.chunks import chunks
@@ -24,8 +24,11 @@ RUN = 64
 """Words that are passed over at once."""
 KIND = np.uint64(56)
 """Bits of a gram's key below those that say what it is: its length, or one of the following."""
-BARE, EXACT, SPACE = 8, 9, 10
-"""Without its space and in lower case a word is one gram, as its very bytes are; so is a space."""
+BARE, EXACT = 8, 9
+"""Without its space and in lower case a word is one gram, and so are its very bytes."""
+COMMON, COMMON_SHARE = 50, 0.02
+"""A gram that comes up more often than the first, and than the second times for each word, is left
+out: it tells least, and there are most words to compare for it."""
 
 
 class Spellings:
@@ -35,8 +38,11 @@ class Spellings:
         self._bare = _numbered([_bare(word) for word in words])
         self._exact = _numbered(words)
         keys, starts = self._grams(words)
-        self._known, columns = np.unique(keys, return_inverse=True)
-        counted = self._counted(columns, starts)
+        known, columns, times = np.unique(keys, return_inverse=True, return_counts=True)
+        rare = times <= max(COMMON, COMMON_SHARE * len(words))
+        self._known = known[rare]
+        there, place = rare[columns], rare.cumsum() - 1
+        counted = self._counted(place[columns[there]], _among(there, starts))
         documents = np.bincount(counted.indices, minlength=len(self._known))
         self._rarity = np.log((1 + len(words)) / (1 + documents)) + 1
         self._words = self._weighted(counted).T.tocsr()
@@ -53,8 +59,7 @@ class Spellings:
         keys, starts = self._grams([word or b"" for word in words])
         places = np.searchsorted(self._known, keys).clip(max=max(len(self._known) - 1, 0))
         there = self._known[places] == keys
-        starts = np.concatenate([[0], there.cumsum()])[starts]
-        asked = self._weighted(self._counted(places[there], starts))
+        asked = self._weighted(self._counted(places[there], _among(there, starts)))
         own = torch.full((len(words),), -1) if themselves is None else themselves.cpu()
         cosines = torch.zeros((len(words), count))
         whose = torch.zeros((len(words), count), dtype=torch.int64)
@@ -96,9 +101,7 @@ class Spellings:
             owners.append(whose[at])
         of_bare = [self._bare.get(word, -1) for word in bare]
         of_exact = [self._exact.get(word, -1) for word in words]
-        of_space = [0 if word[:1] == b" " else -1 for word in words]
-        of_kinds = (BARE, of_bare), (BARE, of_bare), (EXACT, of_exact), (SPACE, of_space)
-        for kind, numbers in of_kinds:
+        for kind, numbers in (BARE, of_bare), (BARE, of_bare), (EXACT, of_exact):
             there = np.flatnonzero(np.array(numbers, dtype=np.int64) >= 0)
             number = np.array(numbers, dtype=np.int64)[there].astype(np.uint64)
             found.append(number | (np.uint64(kind) << KIND))
@@ -124,6 +127,13 @@ class Spellings:
         data /= np.sqrt(squares)[rows]
         parts = data.astype(np.float32), counted.indices, counted.indptr
         return scipy.sparse.csr_matrix(parts, shape=counted.shape)
+
+
+def _among(
+    there: Bool[np.ndarray, "grams"], starts: Int64[np.ndarray, "boundaries"]
+) -> Int64[np.ndarray, "boundaries"]:
+    """Boundaries among all grams as boundaries among those that are there."""
+    return np.concatenate([[0], there.cumsum()])[starts]
 
 
 def _bare(word: bytes) -> bytes:
@@ -161,13 +171,10 @@ def most_alike(
         if own[row] >= 0:
             sums[own[row]] = 0
         best, of_whom = cosines[row], whose[row]
-        for low in range(0, sums.shape[0], RUN):
-            run, level = sums[low : low + RUN], best[best.shape[0] - 1]
-            # A count as wide as the sums, so that as many are compared at once.
-            some = np.int32(0)
+        low = run_above(sums, best[best.shape[0] - 1], 0)
+        while low < sums.shape[0]:
+            run = sums[low : low + RUN]
             for x in range(run.shape[0]):
-                some = np.int32(some + np.int32(run[x] > level))
-            for x in range(run.shape[0] if some else 0):
                 place = best.shape[0]
                 while place > 0 and run[x] > best[place - 1]:
                     if place < best.shape[0]:
@@ -175,5 +182,19 @@ def most_alike(
                     place -= 1
                 if place < best.shape[0]:
                     best[place], of_whom[place] = run[x], low + x
-            for x in range(run.shape[0]):
-                run[x] = 0
+            low = run_above(sums, best[best.shape[0] - 1], low + RUN)
+        sums[:] = 0
+
+
+@kernel
+def run_above(sums: Float32[np.ndarray, "words"], level: np.float32, first: int) -> int:
+    """Where the first run from `first` on begins that has a sum above a level; the end if none."""
+    for low in range(first, sums.shape[0], RUN):
+        run = sums[low : low + RUN]
+        # A count as wide as the sums, so that as many are compared at once.
+        some = np.int32(0)
+        for x in range(run.shape[0]):
+            some = np.int32(some + np.int32(run[x] > level))
+        if some:
+            return low
+    return sums.shape[0]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int8, Int32, Int64
+from jaxtyping import Float, Float32, Int8, Int32, Int64
 from torch import Tensor
 
 from mergekit_omp.kernels.compiled import kernel
@@ -20,7 +20,7 @@ from mergekit_omp.pursuit.rounding import WIDTH
 
 CAPACITY = 512
 """Candidates kept for a target."""
-TILE, STRIP = 1024, 512
+TILE, STRIP = 512, 512
 """Targets and vectors multiplied at a time: their products stay in a core's cache."""
 RUN = 64
 """Vectors that are passed over at once."""
@@ -66,16 +66,19 @@ def screen(
     coarse: Coarse,
     wanted: int = 1,
     magnitudes: bool = False,
+    least: Float[Tensor, "targets"] | None = None,
 ) -> Kept:
     """The candidates for the `wanted` vectors of the largest products, or magnitudes of products.
 
-    Targets have length 1, or are zero.
+    Targets have length 1, or are zero. Products below `least` are not wanted.
     """
     shape = len(targets), CAPACITY
-    lowest = 0 if magnitudes else -np.inf
+    floors = np.full(len(targets), 0 if magnitudes else -np.inf, np.float32)
+    if least is not None:
+        floors = (least / scales.clamp_min(1e-30)).float().numpy()
     kept = Kept(
-        np.full((len(targets), wanted), lowest, np.float32),
-        np.full(len(targets), lowest, np.float32),
+        floors[:, None].repeat(wanted, 1),
+        floors,
         np.empty(shape, np.int64),
         np.empty(shape, np.float32),
         np.zeros(len(targets), np.int64),

@@ -18,8 +18,9 @@ from mergekit_omp.outside.faults import of_library
 from mergekit_omp.vocabulary.components import without_dummy_prefix
 from mergekit_omp.vocabulary.content import BYTE_PIECE, is_byte_level, spelled
 
-BATCH = 1 << 14
-"""Texts encoded at a time: an encoding takes about a kilobyte."""
+BATCH = 1 << 10
+"""Texts cut at a time: an encoding takes about a kilobyte, and many lists at once keep the garbage
+collector busy."""
 JOINED = 200
 """Tokens to a text in the first test, which spares most of the cost of an encoding."""
 NEIGHBOURS = (
@@ -105,6 +106,10 @@ class Segmenter:
 
     def segment(self, pieces: Sequence[bytes]) -> list[list[int]]:
         """See `Vocabulary.segment`."""
+        parts = (pieces[start : start + BATCH] for start in range(0, len(pieces), BATCH))
+        return [ids for part in parts for ids in self._segment(part)]
+
+    def _segment(self, pieces: Sequence[bytes]) -> list[list[int]]:
         segmented: list[list[int] | None] = [None] * len(pieces)
         texts: dict[int, str] = {}
         for i, piece in enumerate(pieces):
@@ -112,13 +117,13 @@ class Segmenter:
                 texts[i] = piece.decode()
             except UnicodeDecodeError:
                 segmented[i] = self._segment_bytes(piece)
+        begun = self._continued(texts) if self._continuation else {}
+        rest = iter(self._encode(word for _, words in begun.values() for word in words))
+        for i, (ids, words) in begun.items():
+            del texts[i]
+            segmented[i] = [*ids, *(j for _ in words for j in next(rest))]
         for (i, text), ids in zip(texts.items(), self._encode(texts.values()), strict=True):
             segmented[i] = self._without_markup(text, ids)
-        if self._continuation:
-            begun = self._continued(texts)
-            rest = iter(self._encode(word for _, words in begun.values() for word in words))
-            for i, (ids, words) in begun.items():
-                segmented[i] = [*ids, *(j for _ in words for j in next(rest))]
         content = self._content
         # The unknown token stands in for what cannot be spelled.
         return [[i for i in ids or [] if content[i] is not None] for ids in segmented]
@@ -145,6 +150,8 @@ class Segmenter:
         continuation, and the words that follow."""
         known = self._continuations
         begun: dict[int, tuple[list[int], list[str]]] = {}
+        if self._words(["a a"]) == [["a", "a"]]:
+            texts = {i: text for i, text in texts.items() if not text.startswith(" ")}
         after_a_letter = self._words(f"a{text}" for text in texts.values())
         for i, words in zip(texts, after_a_letter, strict=True):
             if not words or words[0] == "a" or not words[0].startswith("a"):

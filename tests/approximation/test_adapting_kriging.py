@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from mergekit_omp.approximation import CodingInputs, MissingRows, Part, Texts, r
 from mergekit_omp.approximation.fit import PREDICTED_ERROR
 from mergekit_omp.approximation.kriging import Kriging
 from mergekit_omp.approximation.ridge import fit_ridge
-from mergekit_omp.approximation.shares import FEWEST, PULL, choose_shares, fit_shares
+from mergekit_omp.approximation.shares import FEWEST, PULL, choose_shares, fit_shares, products
 from mergekit_omp.approximation.spelling import LENGTHS, Spellings
 
 WORDS = [b" river", b"River", b" rivers", b"iver", b" lake", b"lakes", b" x", b"\xff\xfe", b" "]
@@ -28,16 +29,21 @@ def grams_of(word: str) -> list[str]:
     bare = word.strip().lower()
     marked = f"<{bare}>"
     found = [marked[i : i + n] for n in LENGTHS for i in range(len(marked) - n + 1)]
-    return [*found, "word:" + bare, "word:" + bare, "bytes:" + word, *["space"] * (word[:1] == " ")]
+    return [*found, "word:" + bare, "word:" + bare, "bytes:" + word]
 
 
 @pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("common", [2, 100])
 def test_words_spelled_alike_are_those_of_scikit_learns_tf_idf(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
+    common: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not compiled:
         monkeypatch.setattr(spelling, "obstacle", lambda: "no compiler")
-    oracle = TfidfVectorizer(analyzer=grams_of, sublinear_tf=True)
+    monkeypatch.setattr(spelling, "COMMON", common)
+    times = Counter(gram for word in WORDS for gram in grams_of(word.decode("latin1")))
+    rare = sorted(gram for gram in times if times[gram] <= common)
+    assert (len(rare) < len(times)) == (common == 2)
+    oracle = TfidfVectorizer(analyzer=grams_of, sublinear_tf=True, vocabulary=rare)
     among = oracle.fit_transform([word.decode("latin1") for word in WORDS])
     asked = [b"rivers", b" Lake", b"zzz"]
     expected = (oracle.transform([w.decode("latin1") for w in asked]) @ among.T).toarray()
@@ -96,7 +102,7 @@ def test_shares_minimise_the_error_by_use_with_its_pull(seed: int) -> None:
     def penalised(shares: np.ndarray) -> float:
         return error(shares) + PULL * error(start) * float(((shares - start) ** 2).sum())
 
-    found = np.array(fit_shares(list(estimates), true, use, start.tolist()))
+    found = np.array(fit_shares(products([*estimates, true], use), start.tolist()))
     best = minimize(penalised, start, bounds=[(0, None)] * 3, tol=1e-10)
     assert (found >= 0).all()
     assert penalised(found) <= best.fun * (1 + 1e-6)
@@ -105,7 +111,7 @@ def test_shares_minimise_the_error_by_use_with_its_pull(seed: int) -> None:
 def test_shares_stay_where_nothing_is_known() -> None:
     nothing = torch.zeros(30, 4)
     alone = [1.0, 1.0, 0.0, 0.0]
-    shares = fit_shares([nothing] * 4, torch.ones(30, 4), torch.ones(30).double(), alone)
+    shares = fit_shares(products([*[nothing] * 4, torch.ones(30, 4)]), alone)
     assert shares == pytest.approx(alone)
 
 
