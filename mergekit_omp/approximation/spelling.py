@@ -57,8 +57,9 @@ class Spellings:
         are. Those that have no n-gram in common with it have a cosine of 0, as has the word that
         it is itself, where `themselves` says which."""
         keys, starts = self._grams([word or b"" for word in words])
-        places = np.searchsorted(self._known, keys).clip(max=max(len(self._known) - 1, 0))
-        there = self._known[places] == keys
+        places = np.searchsorted(self._known, keys)
+        there = places < len(self._known)
+        there[there] = self._known[places[there]] == keys[there]
         asked = self._weighted(self._counted(places[there], _among(there, starts)))
         own = torch.full((len(words),), -1) if themselves is None else themselves.cpu()
         cosines = torch.zeros((len(words), count))

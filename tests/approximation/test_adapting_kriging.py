@@ -43,7 +43,7 @@ def test_words_spelled_alike_are_those_of_scikit_learns_tf_idf(
     times = Counter(gram for word in WORDS for gram in grams_of(word.decode("latin1")))
     rare = sorted(gram for gram in times if times[gram] <= common)
     assert (len(rare) < len(times)) == (common == 2)
-    oracle = TfidfVectorizer(analyzer=grams_of, sublinear_tf=True, vocabulary=rare)
+    oracle = TfidfVectorizer(analyzer=grams_of, sublinear_tf=True, vocabulary=rare, lowercase=False)
     among = oracle.fit_transform([word.decode("latin1") for word in WORDS])
     asked = [b"rivers", b" Lake", b"zzz"]
     expected = (oracle.transform([w.decode("latin1") for w in asked]) @ among.T).toarray()
@@ -60,6 +60,16 @@ def test_a_word_among_the_others_is_not_its_own_neighbour() -> None:
     assert plain[:, 0].tolist() == [0, 1]
     assert whose[0, 0] == 1 and whose[1, 0] == 0
     assert (cosines[whose == torch.tensor([[0], [1]])] == 0).all()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_words_whose_n_grams_are_all_common_are_like_none(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(spelling, "obstacle", lambda: "no compiler")
+    cosines, whose = Spellings([b"same"] * 60).nearest([b"same", b"else"], 3)
+    assert (cosines == 0).all() and (whose < 60).all()
 
 
 def test_leverages_tell_what_is_left_without_a_row() -> None:

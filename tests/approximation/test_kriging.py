@@ -376,3 +376,13 @@ def test_nearest_anchors_by_8_bit_integers_are_those_of_an_exhaustive_search(
     expected, best = (targets @ units(anchor_features(blocks, slice(None), dtype)).T).topk(7, dim=1)
     torch.testing.assert_close(cosines, expected, rtol=0, atol=1e-5)
     assert torch.equal(whose[1:], best[1:])
+
+    # Of those that are not wanted, -inf and any anchor may be in the places.
+    least = expected[:, 3] - 1e-6
+    least[7] = 2
+    few, whose = nearest_by(coarse, targets, blocks, 7, least)
+    wanted = expected >= least[:, None]
+    torch.testing.assert_close(few[wanted], expected[wanted], rtol=0, atol=1e-5)
+    assert torch.equal(whose[1:][wanted[1:]], best[1:][wanted[1:]])
+    assert few[7].isinf().all() and (whose < 1200).all()
+    assert len(coarse.candidates(targets, 7, least)[0]) < len(picks)
