@@ -28,6 +28,7 @@ from benchmarks.quality.cache import default_cache_dir
 from benchmarks.quality.methods import METHODS, chosen
 from benchmarks.quality.packages import PACKAGES
 from benchmarks.quality.plans import PLANS, QUICK, Pair, Plan
+from benchmarks.quality.published import BASE
 from benchmarks.quality.real import SEEDS, run_real
 from benchmarks.quality.running import run
 from benchmarks.quality.tables import report
@@ -52,7 +53,8 @@ def main() -> None:
                 )
             )
             return
-        pairs = _pairs([spec.name for spec in plan.models], plan.pairs, arguments.pairs)
+        small = [spec.name for spec in plan.models]
+        pairs = _pairs([*small, BASE], plan.pairs, arguments.pairs, [*small, *PACKAGES])
         for tokens in arguments.tokens or [None]:
             out = arguments.out if tokens is None else arguments.out / tokens
             results = run(
@@ -84,7 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=Path, help="a folder of .txt files: more text")
     parser.add_argument("--cache", type=Path, help="where models and scores are kept")
     parser.add_argument(
-        "--pairs", nargs="+", metavar="BASE:DONOR", help="such as X:Y; all if left out"
+        "--pairs",
+        nargs="+",
+        metavar="BASE:DONOR",
+        help="such as X:Y, or SmolLM2:V (a published base: downloads it); all small models' if left out",
     )
     parser.add_argument("--methods", nargs="+", metavar="LABEL", help="all if left out")
     parser.add_argument(
@@ -134,16 +139,22 @@ def _tokens(written: str, plan: Plan) -> dict[str, int]:
 
 
 def _pairs(
-    known: Collection[str], every: tuple[Pair, ...], wanted: Sequence[str] | None
+    bases: Collection[str],
+    every: tuple[Pair, ...],
+    wanted: Sequence[str] | None,
+    donors: Collection[str] | None = None,
 ) -> tuple[Pair, ...]:
+    """The pairs that are asked for; donors are of the same names as bases if left out."""
+    donors = bases if donors is None else donors
     if wanted is None:
         return every
     pairs = []
     for written in wanted:
         base, _, donor = written.partition(":")
-        if base == donor or base not in known or donor not in known:
+        if base == donor or base not in bases or donor not in donors:
             raise ValueError(
-                f"{written!r} is no pair: write BASE:DONOR with two of {', '.join(sorted(known))}"
+                f"{written!r} is no pair: write BASE:DONOR with a base of {', '.join(sorted(bases))} "
+                f"and a donor of {', '.join(sorted(donors))}"
             )
         pairs.append(Pair(base, donor))
     return tuple(pairs)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
-from benchmarks.quality import hidden, merging, scoring
+from benchmarks.quality import hidden, merging
 from benchmarks.quality.cache import digest
 from benchmarks.quality.corpus import Document
 from benchmarks.quality.hidden import HiddenTokens, RowErrors
@@ -50,18 +50,25 @@ class PairBench:
         documents: Sequence[Document],
         cache_dir: Path,
         device: str = "cpu",
+        score: Callable[..., list[DocumentBits]] = score,
+        hide: bool = True,
     ) -> None:
+        """`score` is a function like `scoring.score`; `hide`: whether rows of hidden tokens are made
+        and compared."""
         self.base, self.donor, self.documents = base, donor, documents
         self._texts = [document.text for document in documents]
         self._cache = cache_dir / "scores"
         self._device = device
+        self._score, self._hide = score, hide
         self._lock = threading.Lock()
 
     def own(self, again: bool = False) -> Measured:
         """The base with its own tokenizer."""
         entry = self._entry(self.base.name, [])
         if again or not entry.exists():
-            return self._kept(entry, Measured(score(self.base, self._texts, device=self._device)))
+            return self._kept(
+                entry, Measured(self._score(self.base, self._texts, device=self._device))
+            )
         return self._read(entry)
 
     def measure(self, method: Method, again: bool = False) -> Measured:
@@ -77,12 +84,12 @@ class PairBench:
             merge(method, self.base, self.donor, out, self._device)
             with self._lock:
                 new = self._new
-            documents = score(out, self._texts, new, self._device)
+            documents = self._score(out, self._texts, new, self._device)
             record = out / "tokenizer_transplant.json"
             models = json.loads(record.read_text("utf-8"))["models"] if record.exists() else []
             tensors = [tensor for model in models for tensor in model["tensors"]]
             errors = {}
-            if method.approximation != PEER:
+            if self._hide and method.approximation != PEER:
                 # One at a time: what is hidden is hidden from the whole process.
                 with self._lock:
                     errors = self._hidden.errors(method, Path(scratch) / "hidden")
@@ -104,7 +111,9 @@ class PairBench:
         return HiddenTokens(self.base, self.donor, Counter(i for ids in encoded for i in ids))
 
     def _entry(self, name: str, settings: list[Any]) -> Path:
-        code = [inspect.getsource(module) for module in (merging, scoring)]
+        code = [
+            inspect.getsource(module) for module in (merging, sys.modules[self._score.__module__])
+        ]
         key = digest([name, settings, digest(self._texts), self._device, code])
         return self._cache / f"{name}-{key}.json"
 

@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.quality import scoring_whole
+from benchmarks.quality.corpus import Document
 from benchmarks.quality.long_training import make_long_models
 from benchmarks.quality.measuring import Measured, PairBench
 from benchmarks.quality.methods import Method
+from benchmarks.quality.packages import PACKAGES
 from benchmarks.quality.plans import Pair, Plan
 from benchmarks.quality.plots import draw
+from benchmarks.quality.published import make_published, spelled
 from benchmarks.quality.results import PairResult
 from benchmarks.quality.tables import report
 
@@ -48,7 +52,9 @@ def run(
     """
     _say("Reading text.")
     texts = plan.read(corpus)
-    used = {name for pair in pairs for name in (pair.base, pair.donor)}
+    named = {name for pair in pairs for name in (pair.base, pair.donor)}
+    published = {name: make_published(name, cache_dir) for name in sorted(named & PACKAGES.keys())}
+    used = named - PACKAGES.keys()
     specs = plan.specs(used)
     _say(f"Models {', '.join(spec.name for spec in specs)}, where they are not made yet.")
     if tokens is None:
@@ -57,13 +63,20 @@ def run(
         models = make_long_models(specs, texts, plan.document_characters, tokens, cache_dir)
     results: list[PairResult] = []
     held_out = texts.held_out[::every]
+    models = {**models, **published}
     for pair in pairs:
-        bench = PairBench(models[pair.base], models[pair.donor], held_out, cache_dir, device)
+        base, donor = models[pair.base], models[pair.donor]
+        documents: Sequence[Document] = held_out
+        if pair.base in PACKAGES:
+            documents = spelled(held_out, donor)
+            bench = PairBench(base, donor, documents, cache_dir, device, scoring_whole.score, False)
+        else:
+            bench = PairBench(base, donor, documents, cache_dir, device)
         own = bench.own(again)
         # One by one: models cannot be loaded in several threads at once.
         found = [_measured(bench, str(pair), again, method) for method in methods]
         labels = [method.label for method in methods]
-        results.append(PairResult(pair, held_out, own, dict(zip(labels, found, strict=True))))
+        results.append(PairResult(pair, documents, own, dict(zip(labels, found, strict=True))))
         write(results, out)
     return results
 

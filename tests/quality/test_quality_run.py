@@ -130,7 +130,7 @@ def test_row_errors_of_known_rows():
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (["--pairs", "X:Q"], "'X:Q' is no pair: write BASE:DONOR with two of"),
+        (["--pairs", "X:Q"], "'X:Q' is no pair: write BASE:DONOR with a base of SmolLM2, X"),
         (["--methods", "omg"], "there is no method 'omg': write some of zero, mean"),
         (["--corpus", "nowhere"], "nowhere holds no .txt file"),
     ],
