@@ -58,16 +58,18 @@ def main() -> None:
 
 
 def searches(targets: torch.Tensor, atoms: torch.Tensor, k: int, repeats: int) -> None:
-    """What grows with the atoms, and what does not, by whole pursuits of half of them and of all."""
+    """What grows with the atoms, and what does not, by whole pursuits of a few of them and of all."""
     room = targets.new_empty(len(targets), len(atoms))
     unit = least(lambda: torch.mm(targets, atoms.T, out=room), repeats) / (
         room.numel() * atoms.shape[1]
     )
-    problems = [prepare(targets, atoms[:n], k, None) for n in (len(atoms) // 2, len(atoms))]
+    few = len(atoms) // 16
+    problems = [prepare(targets, atoms[:n], k, None) for n in (few, len(atoms))]
 
     def fitted(solvers: Sequence[Callable[[], object]]) -> tuple[float, float]:
-        half, whole = (least(solve, repeats) / len(targets) / unit for solve in solvers)
-        return (whole - half) * 2 / len(atoms), 2 * half - whole
+        part, whole = (least(solve, repeats) / len(targets) / unit for solve in solvers)
+        each = (whole - part) / (len(atoms) - few)
+        return each, part - each * few
 
     dim = atoms.shape[1]
     for way in available(torch.device("cpu")):

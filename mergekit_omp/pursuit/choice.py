@@ -26,19 +26,19 @@ memory is worth is a matter of taste, which no benchmark tells."""
 LARGEST_BATCH = 512
 """Targets at a time, and half as many in each thread where these work apart: more would not be faster
 (`python benchmarks/costs.py --strips`)."""
-# Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py`, for a
-# Gram matrix with `--atoms 32768 --targets 256`, on two cores of a Xeon with AMX, 2026-11-27.
-# Not measured since on processors without AMX: there they may choose an exact search
-# that is not the fastest.
-COSTS = {Way.FLOAT: 1.2, Way.BYTES: 0.22, Way.BFLOAT16: 0.8}
+# Times of a multiply-add against one of a large float32 product: `python benchmarks/costs.py --atoms
+# 32768 --dim 2048 --repeats 1`, on two cores of a Xeon with AMX (Emerald Rapids), 2026-11-27: the second
+# of two runs, since others had the machine in the first. Not measured since on processors without
+# AMX: there they may choose an exact search that is not the fastest.
+COSTS = {Way.FLOAT: 1.12, Way.BYTES: 0.12, Way.BFLOAT16: 0.63}
 """Of products with all atoms, with the search for the largest of them."""
 SLOW_BFLOAT16 = 5.2
 """Without instructions for it, a CPU multiplies bfloat16 slower than float32."""
-BASIS_COST = 75
-"""Of a basis, which is read from memory."""
-GRAM_COSTS = {torch.int16: 4.6, torch.int8: 5.0}
+BASIS_COST = 57
+"""Of a basis, which is read from memory; that of screening in 8 bits."""
+GRAM_COSTS = {torch.int16: 2.6, torch.int8: 3.2}
 """Where rows of a Gram matrix are combined."""
-GUESS_COSTS = {torch.int16: 1.5, torch.int8: 15.7}
+GUESS_COSTS = {torch.int16: 6.3, torch.int8: 13.9}
 """Of products with the support, for a guess: the coarser the matrix, the more atoms may be right."""
 WORKSPACE = 16 << 20
 """What the kernels' threads and the products' packing take beside the tables counted here."""
