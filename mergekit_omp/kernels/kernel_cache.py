@@ -85,7 +85,7 @@ class KernelCache(_Cache):
         payload = found[DIGEST:]
         if found and found[:DIGEST] == _digest(payload):
             return CompileResult._rebuild(target_context, *pickle.loads(payload))
-        _once(f"compiling, once: the kernels of the pursuit, for {folder()}", _telling[-1])
+        _once(f"compiling, once: kernels, for {folder()}", _telling[-1])
         return None
 
     def save_overload(self, sig: object, data: CompileResult) -> None:

@@ -51,7 +51,7 @@ def in_threads(
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "pursuit", initializer=_alone)
+    return ThreadPoolExecutor(threads, "kernels", initializer=_alone)
 
 
 def _alone() -> None:

@@ -78,7 +78,7 @@ def choose(work: Work, size: int, members: int, margin: float) -> tuple[int, flo
         for p in range(size):
             shift(block.narrow, atoms[support.atoms[p]], -changes[p], block.narrow.shape[0])
             changes[p] = 0
-        pick, value = decide(found, block.uppers, members, atoms, block.narrow, -1.0)
+        pick, value = decide(found, block.uppers, members, atoms, block.narrow, -1.0, 1.0)
     atom = atoms[found[pick]]
     for p in range(size):
         support.products[p] = dot(atoms[support.atoms[p]], atom)
@@ -173,7 +173,7 @@ def overtaken(row: int, work: Work, step: int, taken: int, low: int, high: int) 
         remainder(target, given.atoms, support.atoms, taken, coefficients, block.exact)
         copy(block.exact, residual)
         block.fresh[step] = 1
-    found = decide(block.suspects, block.ceilings, count, given.atoms, residual, level)
+    found = decide(block.suspects, block.ceilings, count, given.atoms, residual, level, 1.0)
     return found[0] >= 0
 
 

@@ -52,8 +52,9 @@ class Kept(NamedTuple):
     some were lost."""
 
     lowers: Float32[np.ndarray, "targets wanted"]
-    """The largest lower bounds, and the least of them."""
+    """The largest lower bounds."""
     floors: Float32[np.ndarray, "targets"]
+    """The least of these."""
     picks: Int64[np.ndarray, "targets capacity"]
     uppers: Float32[np.ndarray, "targets capacity"]
     counts: Int64[np.ndarray, "targets"]

@@ -35,7 +35,7 @@ COSTS = {Way.FLOAT: 1.12, Way.BYTES: 0.12, Way.BFLOAT16: 0.63}
 SLOW_BFLOAT16 = 5.2
 """Without instructions for it, a CPU multiplies bfloat16 slower than float32."""
 BASIS_COST = 57
-"""Of a basis, which is read from memory; that of screening in 8 bits."""
+"""Of a basis, which is read from memory: measured with `Way.BYTES`, taken for all."""
 GRAM_COSTS = {torch.int16: 2.6, torch.int8: 3.2}
 """Where rows of a Gram matrix are combined."""
 GUESS_COSTS = {torch.int16: 6.3, torch.int8: 13.9}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from mergekit_omp.kernels.compiled import kernel
@@ -28,11 +28,12 @@ def decide(
     atoms: Float[np.ndarray, "atoms dim"],
     residual: Float[np.ndarray, "dim"],
     best: float,
+    unit: float,
 ) -> tuple[int, float]:
     """The place of the candidate with the largest correlation, and that correlation, signed.
 
     Only candidates whose magnitude is above `best` count; the place is -1 where there is none. Of
-    equals it is the first atom. `uppers` are upper bounds of magnitudes.
+    equals it is the first atom. `uppers`, times `unit`, are upper bounds of magnitudes.
     """
     place, correlation = -1, 0.0
     likely = 0
@@ -42,7 +43,7 @@ def decide(
     # The most promising first: what it turns out to be rules out most others.
     for x in range(-1 if count else 0, count):
         at = likely if x < 0 else x
-        if uppers[at] < best:
+        if uppers[at] * unit < best:
             continue
         value = float(dot(atoms[picks[at]], residual))
         if abs(value) > best or (abs(value) == best and place >= 0 and picks[at] < picks[place]):
@@ -55,28 +56,28 @@ def decide_rows(
     first: int,
     last: int,
     kept: Kept,
-    units: Float[np.ndarray, "batch"],
+    units: Float64[np.ndarray, "batch"],
     barred: Bool[np.ndarray, "batch atoms"],
     atoms: Float[np.ndarray, "atoms dim"],
     residuals: Float[np.ndarray, "batch dim"],
     best: Float[np.ndarray, "batch"],
     found: Int64[np.ndarray, "batch"],
 ) -> None:
-    """The same for residuals `first` to `last`, whose bounds are in `units`: the largest magnitudes,
+    """The same for residuals `first` to `last`, with a unit each: the largest magnitudes,
     and the atoms. A residual without candidates keeps what it has."""
     for row in range(first, last):
         picks, uppers, count = kept.picks[row], kept.uppers[row], 0
         for x in range(min(kept.counts[row], picks.shape[0])):
             if not barred[row, picks[x]]:
-                picks[count], uppers[count] = picks[x], uppers[x] * units[row]
+                picks[count], uppers[count] = picks[x], uppers[x]
                 count += 1
-        place, value = decide(picks, uppers, count, atoms, residuals[row], best[row])
+        place, value = decide(picks, uppers, count, atoms, residuals[row], best[row], units[row])
         if place >= 0:
             found[row], best[row] = picks[place], abs(value)
 
 
 def bytes_at_once(problem: Problem) -> int:
-    """Memory that deciding takes in one thread."""
+    """Memory that deciding by torch takes in one thread."""
     return PAIRS * problem.atoms.shape[1] * problem.atoms.element_size() * 3
 
 

@@ -51,7 +51,8 @@ class EightBit(Search):
         lengths = torch.linalg.vector_norm(residuals, dim=1)
         coarse = (scales / lengths).float(), self.integers, self.coarse
         kept = screen(integers, *coarse, magnitudes=True)
-        units = scales * self.top
+        # In float64: the product of two small numbers may be none of float32.
+        units = scales.double() * self.top.double()
         best = residuals.new_zeros(len(residuals))
         found = torch.zeros(len(residuals), dtype=torch.int64)
         given = (units, barred, self.atoms, residuals, best, found)

@@ -57,8 +57,22 @@ def scaled() -> tuple[Tensor, Tensor]:
     return targets * 1e20, atoms * torch.logspace(-4, 16, 500)[:, None]
 
 
+def tiny_targets() -> tuple[Tensor, Tensor]:
+    """Their correlations are no numbers of float32."""
+    targets, atoms = double()
+    return targets * 1e-60, atoms
+
+
+def tiny_atoms() -> tuple[Tensor, Tensor]:
+    targets, atoms = double()
+    return targets, atoms * 1e-60
+
+
+HARD = [ordinary, double, two_levels, outlying, crowded, scaled, tiny_targets, tiny_atoms]
+
+
 @screens
-@pytest.mark.parametrize("make", [ordinary, double, two_levels, outlying, crowded, scaled])
+@pytest.mark.parametrize("make", HARD)
 def test_supports_are_those_of_an_exhaustive_search(
     way: Way, make: Callable[[], tuple[Tensor, Tensor]]
 ) -> None:
