@@ -44,7 +44,7 @@ def donor_vectors(
 ) -> Float[Tensor, "candidates donor_dim"]:
     """The donor's row of each anchor, and the mean of its rows of the pieces of other tokens.
 
-    A token that the donor cannot segment gets zeros, and so do anchors where the inputs have no
+    Rows that are not finite do not count. A token that the donor cannot segment gets zeros, and so do anchors where the inputs have no
     rows of theirs.
     """
     donor, anchors = inputs.donor, inputs.anchors

@@ -80,7 +80,7 @@ class MeanRows:
         flat = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.int64)
         ends = torch.tensor(list(accumulate(map(len, rows), initial=0)))
         usable = flat < len(matrix)
-        usable &= finite_rows(matrix).cpu()[flat.where(usable, 0)]
+        usable[usable.clone()] = finite_rows(matrix).cpu()[flat[usable]]
         before = torch.cat([torch.zeros(1, dtype=torch.int64), usable.cumsum(0)])
         return cls(matrix, flat[usable].to(matrix.device), before[ends].to(matrix.device))
 

@@ -48,7 +48,8 @@ def nearest_anchors(
     progress: bool = False,
     label: str = "Nearest anchors",
 ) -> tuple[Float[Tensor, "missing count"], Int64[Tensor, "missing count"]]:
-    """Each missing token's `count` largest cosines with anchors, and the anchors' indices.
+    """Each missing token's `count` largest cosines with anchors, which are at least as many, and the
+    anchors' indices.
 
     `coarse`: the anchors as `coarse_anchors` has them, for as many searches as there are. Cosines
     below `least` are not wanted: -inf, and any anchor, may be in their places.

@@ -23,6 +23,8 @@ CHECKED = 1500
 """Anchors at most whose rows are estimated as if they had none."""
 FEWEST = 400
 """With fewer anchors shares do not move, since they would tell too little."""
+ROUNDING = 1e-11
+"""Next to the squares of the rows, an error that cannot be told from none."""
 PULL = 0.1
 """How far the error may rise, relative to itself, for weights to stay at a distance of 1."""
 WORTH = 0.01
@@ -74,6 +76,9 @@ def choose_shares(
     shares, few = fit_shares(every, start), [*range(len(usual)), -1]
     alone = every[np.ix_(few, few)]
     without = squared_error(alone, fit_shares(alone, start[: len(usual)]))
+    # Errors that are differences of larger numbers: below this share of them they are rounding.
+    if without <= ROUNDING * every[-1, -1]:
+        return Shares(tuple(start), 1.0)
     if not squared_error(every, shares) < (1 - WORTH) * without:
         return Shares(tuple(start), 1.0)
     alike = products([*usual, *further, true])
@@ -102,7 +107,9 @@ def fit_shares(
     squared error by use of the sum of c_i times estimate i, c0 the shares `without_evidence`."""
     gram, right, start = every[:-1, :-1], every[:-1, -1], np.array(without_evidence)
     error = squared_error(every, without_evidence)
-    pull = max(PULL * error, np.finfo(np.float64).eps * np.trace(gram), np.finfo(np.float64).tiny)
+    # Large enough for a factor where estimates are the same but for rounding.
+    least = 16 * len(start) * np.finfo(np.float64).eps * np.trace(gram)
+    pull = max(PULL * error, least, np.finfo(np.float64).tiny)
     factor = np.linalg.cholesky(gram + pull * np.eye(len(start))).T
     target = scipy.linalg.solve_triangular(factor.T, right + pull * start, lower=True)
     return [float(share) for share in scipy.optimize.nnls(factor, target)[0]]
@@ -113,4 +120,4 @@ def squared_error(
 ) -> float:
     """The squared error of the sum of `shares[i]` times estimate i, from `products`."""
     left = np.array([*(-share for share in shares), 1.0])
-    return float(left @ every @ left)
+    return max(float(left @ every @ left), 0.0)

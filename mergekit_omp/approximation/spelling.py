@@ -27,8 +27,8 @@ KIND = np.uint64(56)
 BARE, EXACT = 8, 9
 """Without its space and in lower case a word is one gram, and so are its very bytes."""
 COMMON, COMMON_SHARE = 50, 0.02
-"""A gram that comes up more often than the first, and than the second times for each word, is left
-out: it tells least, and there are most words to compare for it."""
+"""A gram that comes up more often than the first, and than the second times the number of words, is
+left out: it tells least, and there are most words to compare for it."""
 
 
 class Spellings:

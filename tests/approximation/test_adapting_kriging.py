@@ -118,6 +118,18 @@ def test_shares_minimise_the_error_by_use_with_its_pull(seed: int) -> None:
     assert penalised(found) <= best.fun * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_shares_stay_where_there_is_no_error_but_rounding(kind: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    true, noise, more = torch.randn(3, 400, 64, generator=draw, dtype=kind)
+    trend = true + noise if kind == torch.float32 else 0.3 * true
+    usual = [trend, true - trend]
+    for further in (true + 1e-9 * noise, more, torch.zeros_like(true)):
+        shares = choose_shares(usual, [further, true], true, torch.ones(400, dtype=torch.float64))
+        assert shares.values == (1, 1, 0, 0)
+        assert shares.change == 1
+
+
 def test_shares_stay_where_nothing_is_known() -> None:
     nothing = torch.zeros(30, 4)
     alone = [1.0, 1.0, 0.0, 0.0]
