@@ -150,10 +150,12 @@ class Segmenter:
         continuation, and the words that follow."""
         known = self._continuations
         begun: dict[int, tuple[list[int], list[str]]] = {}
+        normalised = dict(
+            zip(texts, self._normalised(f"a{text}" for text in texts.values()), strict=True)
+        )
         if self._words(["a a"]) == [["a", "a"]]:
-            texts = {i: text for i, text in texts.items() if not text.startswith(" ")}
-        after_a_letter = self._words(f"a{text}" for text in texts.values())
-        for i, words in zip(texts, after_a_letter, strict=True):
+            normalised = {i: text for i, text in normalised.items() if not text.startswith("a ")}
+        for i, words in zip(normalised, self._words(normalised.values()), strict=True):
             if not words or words[0] == "a" or not words[0].startswith("a"):
                 continue
             ids: list[int] = []
@@ -177,13 +179,15 @@ class Segmenter:
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         return {s.removeprefix(prefix): i for s, i in vocabulary.items() if s.startswith(prefix)}
 
-    def _words(self, texts: Iterable[str]) -> list[list[str]]:
-        """The pre-tokens of each text."""
-        # Each look at these two makes an object anew.
-        normalizer, cutter = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
+    def _normalised(self, texts: Iterable[str]) -> list[str]:
+        normalizer = self._tokenizer.normalizer  # each look makes an object anew
         with of_library(*_CANNOT_READ):
-            if normalizer is not None:
-                texts = map(normalizer.normalize_str, texts)
+            return [*texts] if normalizer is None else [*map(normalizer.normalize_str, texts)]
+
+    def _words(self, texts: Iterable[str]) -> list[list[str]]:
+        """The pre-tokens of each text, which is normalised."""
+        cutter = self._tokenizer.pre_tokenizer
+        with of_library(*_CANNOT_READ):
             if cutter is None:
                 return [[text] for text in texts]
             return [[word for word, _ in cutter.pre_tokenize_str(text)] for text in texts]
@@ -242,7 +246,7 @@ class Segmenter:
         """Whether a piece that is only found next to another piece can stand in a word."""
         if self._continuation and not (self._strings[i] or "").startswith(self._continuation):
             return False
-        return self._words([f"a{text}"]) == [[f"a{text}"]]
+        return self._words(self._normalised([f"a{text}"])) == [[f"a{text}"]]
 
     def _occurs(self, i: int) -> bool:
         """Whether a fragment of UTF-8 is one token, and part of some text."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, normalizers
 
-from mergekit_omp.vocabulary import Kind
+from mergekit_omp.vocabulary import Kind, Vocabulary
 
 NAMES = ["byte_level", "sentencepiece_bpe", "unigram", "llama3", "mistral3"]
 
@@ -46,6 +49,15 @@ def test_wordpiece_continues_a_word_unless_a_space_comes_first(vocabulary):
     texts = [b" the", b"ing", b"ing the", b".", b" ."]
     strings = [[words.strings[i] for i in ids] for ids in words.segment(texts)]
     assert strings == [["the"], ["##ing"], ["##ing", "the"], ["."], ["."]]
+
+
+def test_wordpiece_goes_on_with_a_word_where_its_normalizer_takes_the_space_away(tokenizer):
+    changed = copy.deepcopy(tokenizer("wordpiece"))
+    backend = changed.backend_tokenizer
+    backend.normalizer = normalizers.Replace(Regex(" +(?=ing)"), "")
+    words = Vocabulary.from_tokenizer(changed, "changed")
+    strings = [[words.strings[i] for i in ids] for ids in words.segment([b" ing", b" the"])]
+    assert strings == [["##ing"], ["the"]]
 
 
 def test_what_cannot_be_spelled_is_left_out(vocabulary):
