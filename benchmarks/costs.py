@@ -118,7 +118,6 @@ def blocks(problem: Problem, repeats: int) -> None:
 def strips(atoms: torch.Tensor, repeats: int) -> None:
     """Processor time of one residual, by atoms of a strip and residuals at a time."""
     largest = 0
-
     usual, original = candidates.STRIP, candidates.collect
 
     def collect(*arguments: Any) -> None:
@@ -142,6 +141,7 @@ def strips(atoms: torch.Tensor, repeats: int) -> None:
             print(f"batch {batch}, STRIP {strip}: {each * 1e6:.0f} us of processor time")
     print(f"candidates of a residual after a strip: at most {largest}")
     candidates.STRIP = usual
+    setattr(candidates, "collect", original)  # noqa: B010
 
 
 def kriging(anchors: int, targets: int, dim: int, repeats: int) -> None:

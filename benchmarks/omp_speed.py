@@ -193,8 +193,8 @@ def _options() -> argparse.Namespace:
         "--slice",
         type=int,
         default=2048,
-        help="targets that ours solves: some batches for each thread, or one works alone, and the few"
-        " that a Gram matrix does not solve cost more than their share",
+        help="targets that ours solves: so many that each thread has several batches; with few, the"
+        " targets that a Gram matrix cannot solve weigh too much",
     )
     parser.add_argument(
         "--peer-slice", type=int, default=512, help="targets for batch_omp; 0: none"

@@ -1,4 +1,4 @@
-"""Bits of held-out text by a published model, which reads each document whole, in bfloat16.
+"""Bits of held-out text by a published model, which reads whole documents of up to 1,024 tokens, in bfloat16.
 
 In longer windows than the small models are trained for, and several times as fast as in float32.
 """
