@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -31,6 +31,24 @@ class DocumentBits:
     new_bits: float
     new_tokens: int
 
+    @classmethod
+    def of(
+        cls,
+        text: str,
+        ids: Int[np.ndarray, " ids"],
+        bits: Float[np.ndarray, " ids"],
+        new: Bool[np.ndarray, " tokens"] | None,
+    ) -> DocumentBits:
+        """From the bits of each id of a text; `new` says which tokens have new rows."""
+        is_new = np.zeros(len(ids), dtype=bool) if new is None else new[ids]
+        return cls(
+            bits=float(bits.sum()),
+            bytes=len(text.encode()),
+            tokens=len(ids),
+            new_bits=float(bits[is_new].sum()),
+            new_tokens=int(is_new.sum()),
+        )
+
 
 def score(
     path: Path,
@@ -45,19 +63,10 @@ def score(
         list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
     )["input_ids"]
     bits = token_bits(model, [[tokenizer.bos_token_id, *ids] for ids in encoded])
-    found = []
-    for text, ids, of_token in zip(texts, encoded, bits, strict=True):
-        is_new = np.zeros(len(ids), dtype=bool) if new is None else new[ids]
-        found.append(
-            DocumentBits(
-                bits=float(of_token.sum()),
-                bytes=len(text.encode()),
-                tokens=len(ids),
-                new_bits=float(of_token[is_new].sum()),
-                new_tokens=int(is_new.sum()),
-            )
-        )
-    return found
+    return [
+        DocumentBits.of(text, np.array(ids, dtype=np.int64), of_token, new)
+        for text, ids, of_token in zip(texts, encoded, bits, strict=True)
+    ]
 
 
 @torch.inference_mode()

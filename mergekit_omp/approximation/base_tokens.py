@@ -44,8 +44,8 @@ def donor_vectors(
 ) -> Float[Tensor, "candidates donor_dim"]:
     """The donor's row of each anchor, and the mean of its rows of the pieces of other tokens.
 
-    Rows that are not finite do not count. A token that the donor cannot segment gets zeros, and so do anchors where the inputs have no
-    rows of theirs.
+    Rows that are not finite do not count. A token that the donor cannot segment gets zeros, and so
+    do anchors where the inputs have no rows of theirs.
     """
     donor, anchors = inputs.donor, inputs.anchors
     assert donor is not None

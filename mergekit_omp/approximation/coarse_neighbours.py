@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Float32, Int8, Int64
@@ -62,6 +63,10 @@ class CoarseAnchors:
         """What one target takes."""
         return 12 * CAPACITY + self.integers.shape[1]
 
+    @cached_property
+    def _coarse(self) -> Coarse:
+        return Coarse.of(self.scales, torch.ones_like(self.scales))
+
     def candidates(
         self,
         targets: Float[Tensor, "targets dim"],
@@ -74,8 +79,7 @@ class CoarseAnchors:
         Targets have length 1, or are zero. Anchors whose cosine is below `least` are not wanted.
         """
         integers, scales = rounded(targets, seed=len(self.scales))
-        coarse = Coarse.of(self.scales, torch.ones_like(self.scales))
-        kept = screen(integers, scales.float(), self.integers, coarse, count, least=least)
+        kept = screen(integers, scales.float(), self.integers, self._coarse, count, least=least)
         sizes = torch.from_numpy(kept.counts)
         sizes[sizes > CAPACITY] = -1
         held = torch.arange(CAPACITY) < sizes[:, None]
