@@ -10,13 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_plan import TINY, tiny_model
+from trained_tokenizers import byte_level, wordpiece
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.quality import long_training, measuring
+from benchmarks.quality import long_training, measuring, scoring_whole
 from benchmarks.quality.__main__ import main
-from benchmarks.quality.corpus import KINDS
+from benchmarks.quality.corpus import KINDS, Document
 from benchmarks.quality.hidden import PartsForHidden, merges, row_errors
 from benchmarks.quality.methods import chosen
+from benchmarks.quality.packages import PACKAGES
+from benchmarks.quality.plans import Pair
+from benchmarks.quality.published import spelled
 from benchmarks.quality.running import run
 from benchmarks.quality.scoring import CONTEXT, STRIDE, score
 from mergekit_omp.evaluation import bits_per_byte
@@ -159,3 +163,49 @@ def test_training_that_was_stopped_ends_where_it_would_have(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = load_file(next((tmp_path / "resumed/models").glob(f"*-{tokens // 2}/*.safetensors")))
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_whole_documents_are_scored_as_in_float32(bench):
+    """Up to what bfloat16 rounds, where a document fits into the small models' windows too."""
+    texts = ["The story begins.", "def f(x):\n    return x + 12", "3 + 4 = 7"]
+    path = bench.models["B"]
+    new = torch.arange(len(AutoTokenizer.from_pretrained(path))).numpy() % 3 == 0
+    for ours, exact in zip(
+        scoring_whole.score(path, texts, new), score(path, texts, new), strict=True
+    ):
+        assert (ours.bytes, ours.tokens, ours.new_tokens) == (
+            exact.bytes,
+            exact.tokens,
+            exact.new_tokens,
+        )
+        assert 0 < ours.new_tokens < ours.tokens
+        assert ours.bits == pytest.approx(exact.bits, rel=5e-3)
+        assert ours.new_bits == pytest.approx(exact.new_bits, rel=1e-2)
+
+
+def test_rows_without_a_model_are_a_donor(bench, tmp_path, monkeypatch):
+    """As those of a package: the merge, the scores and the tables."""
+    rows = torch.randn(700, 24, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setitem(PACKAGES, "Rows", ("rows==1", lambda folder: (byte_level(700), rows)))
+    (bench.cache / "packages" / "rows==1").mkdir(parents=True)
+    (result,) = run(
+        TINY,
+        (Pair("S", "Rows"),),
+        chosen(["kriging"]),
+        corpus=bench.corpus,
+        cache_dir=bench.cache,
+        out=tmp_path,
+        every=8,
+    )
+    assert list(result.methods) == ["zero", "kriging", "omp 64"]
+    assert "S <- Rows" in (tmp_path / "quality.md").read_text()
+
+
+def test_text_is_what_the_tokenizer_keeps_of_it(tmp_path):
+    documents = [Document("prose", "Two  Rivers\nmeet (here)."), Document("code", "x = 1")]
+    byte_level(700).save_pretrained(tmp_path / "bytes")
+    assert spelled(documents, tmp_path / "bytes") == documents
+    wordpiece(700).save_pretrained(tmp_path / "words")
+    kept = spelled(documents, tmp_path / "words")
+    assert kept[0].text.startswith("two rivers meet (")
+    assert spelled(kept, tmp_path / "words") == kept
