@@ -13,7 +13,9 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,15 @@ def make_long_models(
     characters: int,
     tokens: Mapping[str, int],
     cache_dir: Path,
+    *,
+    processes: int = 1,
 ) -> dict[str, Path]:
     """A directory for each model, trained on as many tokens of `texts` and of installed packages
-    as `tokens` says of its name."""
+    as `tokens` says of its name.
+
+    Every model is trained by a process of its own on one thread, so many at once as `processes`
+    says.
+    """
     held_out = [document.text for document in texts.held_out]
     file = cache_dir / "texts" / f"{digest([held_out, characters, PACKAGES, CODE_EVERY])}.json"
     if not file.exists():
@@ -61,23 +69,30 @@ def make_long_models(
     every = replace(
         texts, train={kind: (*texts.train[kind], *more.get(kind, ())) for kind in KINDS}
     )
-    return {
-        spec.name: make_long_model(spec, every.mixed(spec.shares), tokens[spec.name], cache_dir)
-        for spec in specs
+    read = {spec.name: every.mixed(spec.shares) for spec in specs}
+    entries = {
+        spec.name: _entry(spec, read[spec.name], tokens[spec.name], cache_dir) for spec in specs
     }
+    todo = [spec for spec in specs if not entries[spec.name].exists()]
+    if todo:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            jobs = [
+                pool.submit(make_long_model, spec, read[spec.name], tokens[spec.name], cache_dir)
+                for spec in todo
+            ]
+            for job in jobs:
+                job.result()
+    return entries
 
 
 def make_long_model(spec: ModelSpec, texts: Sequence[str], tokens: int, cache_dir: Path) -> Path:
     """The directory of a model that has seen so many tokens, made where it is not there yet."""
-    torch.set_num_threads(1)
-    spec = replace(spec, training=_training(spec, tokens))
-    run = replace(spec, training=_training(spec, 0))
-    made_of = [asdict(run), digest(list(texts)), _versions(), _sources()]
-    name = f"{spec.name}-long-{digest(made_of)}"
-    entry = cache_dir / "models" / f"{name}-{tokens}"
+    entry = _entry(spec, texts, tokens, cache_dir)
     if entry.exists():
         return entry
-    folder = cache_dir / "runs" / name
+    torch.set_num_threads(1)
+    spec = replace(spec, training=_training(spec, tokens))
+    folder = cache_dir / "runs" / entry.name.removesuffix(f"-{tokens}")
     tokenizer = _tokenizer(folder / "tokenizer", spec, texts)
     stream = _stream(folder / "stream.pt", tokenizer, texts)
     steps = spec.training.steps
@@ -94,6 +109,13 @@ def make_long_model(spec: ModelSpec, texts: Sequence[str], tokens: int, cache_di
         training.model.eval().save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
     return entry
+
+
+def _entry(spec: ModelSpec, texts: Sequence[str], tokens: int, cache_dir: Path) -> Path:
+    """Where in the cache the model is; all lengths of one run have one name up to the last part."""
+    run = replace(spec, training=_training(spec, 0))
+    made_of = [asdict(run), digest(list(texts)), _versions(), _sources()]
+    return cache_dir / "models" / f"{spec.name}-long-{digest(made_of)}-{tokens}"
 
 
 def _training(spec: ModelSpec, tokens: int) -> Training:

@@ -88,6 +88,26 @@ QUICK = Plan(
 """Seconds: to see that everything runs. The models are too bad for the numbers to mean much."""
 
 
+def _medium(
+    spec: ModelSpec, hidden_size: int, heads: int, intermediate_size: int, vocab_size: int
+) -> ModelSpec:
+    size = replace(spec.architecture, hidden_size=hidden_size, heads=heads, layers=3)
+    return replace(
+        spec,
+        vocab_size=vocab_size,
+        architecture=replace(size, intermediate_size=intermediate_size),
+        training=replace(spec.training, steps=1500, batch_size=16, learning_rate=2.5e-3),
+    )
+
+
+MEDIUM = replace(
+    SMALL,
+    models=(_medium(MODELS[0], 384, 6, 1024, 6144), _medium(MODELS[1], 448, 7, 1152, 7168)),
+    pairs=(Pair("X", "Y"), Pair("Y", "X")),
+)
+"""Two models of 10 million parameters. What `--tokens` is for: hours on a CPU, with rests."""
+
+
 def _grown(spec: ModelSpec, hidden_size: int, vocab_size: int, seed: int) -> ModelSpec:
     return replace(
         spec,
@@ -117,4 +137,4 @@ LARGE = replace(
 )
 """Models of 50 million parameters and more, for a GPU."""
 
-PLANS = {"3M": SMALL, "50M": LARGE}
+PLANS = {"3M": SMALL, "10M": MEDIUM, "50M": LARGE}

@@ -60,7 +60,14 @@ def run(
     if tokens is None:
         models = plan.make(used, texts, cache_dir, processes=jobs, device=device)
     else:
-        models = make_long_models(specs, texts, plan.document_characters, tokens, cache_dir)
+        models = make_long_models(
+            specs,
+            texts,
+            plan.document_characters,
+            tokens,
+            cache_dir,
+            processes=jobs,
+        )
     results: list[PairResult] = []
     held_out = texts.held_out[::every]
     models = {**models, **published}

@@ -13,7 +13,7 @@ from tiny_plan import TINY, tiny_model
 from trained_tokenizers import byte_level, wordpiece
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.quality import long_training, measuring, scoring_whole
+from benchmarks.quality import installed_text, long_training, measuring, scoring_whole
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.corpus import KINDS, Document
 from benchmarks.quality.hidden import PartsForHidden, merges, row_errors
@@ -23,6 +23,7 @@ from benchmarks.quality.plans import Pair
 from benchmarks.quality.published import spelled
 from benchmarks.quality.running import run
 from benchmarks.quality.scoring import CONTEXT, STRIDE, score
+from mergekit_omp.demo.training import token_stream
 from mergekit_omp.evaluation import bits_per_byte
 from mergekit_omp.vocabulary import Vocabulary, digit_scheme
 
@@ -163,6 +164,22 @@ def test_training_that_was_stopped_ends_where_it_would_have(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = load_file(next((tmp_path / "resumed/models").glob(f"*-{tokens // 2}/*.safetensors")))
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_long_models_read_more_text_and_are_not_made_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(installed_text, "PACKAGES", ("networkx",))
+    texts = TINY.read(None)
+    spec = TINY.models[0]
+    asked = {spec.name: 2 * long_training.BATCH * long_training.CONTEXT}
+    made = long_training.make_long_models([spec], texts, 1200, asked, tmp_path)
+    (more,) = (tmp_path / "texts").glob("*.json")
+    assert "graph" in " ".join(json.loads(more.read_text())["prose"])
+    (stream,) = (tmp_path / "runs").glob("*/stream.pt")
+    (path,) = made.values()
+    own = token_stream(AutoTokenizer.from_pretrained(path), texts.mixed(spec.shares))
+    assert len(torch.load(stream)) > len(own)
+    monkeypatch.setattr(long_training, "ProcessPoolExecutor", None)
+    assert long_training.make_long_models([spec], texts, 1200, asked, tmp_path) == made
 
 
 def test_whole_documents_are_scored_as_in_float32(bench):
