@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
@@ -19,13 +18,12 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from benchmarks.quality import hidden, merging
-from benchmarks.quality.cache import digest
+from benchmarks.quality.cache import BITS, ROWS, digest, sources
 from benchmarks.quality.corpus import Document
 from benchmarks.quality.hidden import HiddenTokens, RowErrors
 from benchmarks.quality.merging import merge
 from benchmarks.quality.methods import PEER, Method
 from benchmarks.quality.scoring import DocumentBits, score
-from mergekit_omp.approximation import APPROXIMATIONS
 from mergekit_omp.vocabulary import Vocabulary, align
 
 
@@ -73,9 +71,8 @@ class PairBench:
 
     def measure(self, method: Method, again: bool = False) -> Measured:
         """The base with the donor's tokenizer; from the cache unless it is to be made `again`."""
-        kind = APPROXIMATIONS.get(method.approximation)
-        source = inspect.getsource(sys.modules[kind.__module__]) if kind else ""
-        settings = [self.donor.name, asdict(method), source, inspect.getsource(hidden)]
+        made_by = () if method.approximation == PEER else (*ROWS, hidden)
+        settings = [self.donor.name, asdict(method), sources(made_by)]
         entry = self._entry(f"{self.base.name}--{self.donor.name}", settings)
         if not again and entry.exists():
             return self._read(entry)
@@ -111,9 +108,7 @@ class PairBench:
         return HiddenTokens(self.base, self.donor, Counter(i for ids in encoded for i in ids))
 
     def _entry(self, name: str, settings: list[Any]) -> Path:
-        code = [
-            inspect.getsource(module) for module in (merging, sys.modules[self._score.__module__])
-        ]
+        code = sources([merging, sys.modules[self._score.__module__], *BITS])
         key = digest([name, settings, digest(self._texts), self._device, code])
         return self._cache / f"{name}-{key}.json"
 

@@ -7,7 +7,6 @@ runs a model but the check of sentences, which asks of MiniLM how far its embedd
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from benchmarks.quality.cache import digest
+from benchmarks.quality.cache import ROWS, digest, sources
 from benchmarks.quality.methods import PEER, Method
 from benchmarks.quality.packages import RealRows, read_real_rows
 from benchmarks.quality.plans import Pair
@@ -153,13 +152,13 @@ def score_pair(
     problems = [hide(base, donor, seed, count) for seed in seeds]
     of_mean, use = map(np.concatenate, zip(*map(_wanted, problems), strict=True))
     found = {}
+    code = sources([*ROWS, sys.modules[__name__]])
     for method in methods:
         if method.approximation == PEER:
             continue
         made = []
         for seed, hidden in zip(seeds, problems, strict=True):
-            source = inspect.getsource(sys.modules[APPROXIMATIONS[method.approximation].__module__])
-            asked = [base.folder.name, donor.folder.name, asdict(method), seed, count, source]
+            asked = [base.folder.name, donor.folder.name, asdict(method), seed, count, code]
             file = cache / f"real-{digest(asked)}.json"
             if again or not file.exists():
                 _keep(_make(method, hidden, sentences), file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.quality import installed_text, long_training, measuring, scoring_whole
 from benchmarks.quality.__main__ import main
+from benchmarks.quality.cache import sources
 from benchmarks.quality.corpus import KINDS, Document
 from benchmarks.quality.hidden import PartsForHidden, merges, row_errors
 from benchmarks.quality.methods import chosen
@@ -77,6 +79,19 @@ def test_nothing_is_made_twice(bench, tmp_path, monkeypatch):
     assert again == bench.results
     assert (tmp_path / "quality.md").read_text() == (bench.out / "quality.md").read_text()
     assert made == {p: p.stat().st_mtime_ns for p in bench.cache.rglob("*") if p.is_file()}
+
+
+def test_code_that_decides_rows_decides_what_is_made_anew(tmp_path):
+    deep = tmp_path / "package" / "deep"
+    deep.mkdir(parents=True)
+    (tmp_path / "package" / "__init__.py").write_text("")
+    (deep / "rows.py").write_text("SHARE = 1")
+    package = ModuleType("package")
+    package.__file__ = str(tmp_path / "package" / "__init__.py")
+    before = sources([package])
+    assert sources([package]) == before
+    (deep / "rows.py").write_text("SHARE = 2")
+    assert sources([package]) != before
 
 
 def test_scores_are_those_of_bits_per_byte(bench):
