@@ -26,8 +26,8 @@ from mergekit_omp.pursuit.problem import PRECISION, Problem, clamped, prepare
 PAPER_K = 64
 LEAST_K = 8
 DIMENSIONS_PER_ANCHOR = 64
-"""Of the default `k`: 8 anchors suit rows of 128 to 576 numbers (docs/quality.md). That longer rows
-want more in proportion was not tried."""
+"""Of the default `k`: 8 anchors suit rows of 128 to 576 numbers, but rows that were trained longer
+want more (docs/quality.md). That longer rows want more in proportion was not tried."""
 HEAD_GAIN = 1.15
 """Chosen on small models with k = 8 and a head of SmolLM2 with k = 8 (docs/quality.md)."""
 
