@@ -11,12 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from mergekit_omp import approximation, kernels, pursuit, transplant, vocabulary
-from mergekit_omp.evaluation import scoring
 
 ROWS: tuple[ModuleType, ...] = (approximation, kernels, pursuit, transplant, vocabulary)
 """What decides the rows of every method."""
-BITS: tuple[ModuleType, ...] = (scoring,)
-"""What decides the bits of a text, beside the benchmark's own scorers."""
 
 
 def default_cache_dir() -> Path:

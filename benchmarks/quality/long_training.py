@@ -13,9 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from benchmarks.quality.cache import digest
 from benchmarks.quality.corpus import KINDS, Corpus
 from benchmarks.quality.installed_text import CODE_EVERY, PACKAGES
 from benchmarks.quality.models import ModelSpec
+from benchmarks.quality.processes import in_processes
 from benchmarks.quality.tokenizers import make_tokenizer
 from mergekit_omp.demo.completed import completed
 from mergekit_omp.demo.training import Training, token_stream, train_model
@@ -75,13 +74,8 @@ def make_long_models(
     }
     todo = [spec for spec in specs if not entries[spec.name].exists()]
     if todo:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            jobs = [
-                pool.submit(make_long_model, spec, read[spec.name], tokens[spec.name], cache_dir)
-                for spec in todo
-            ]
-            for job in jobs:
-                job.result()
+        calls = ((spec, read[spec.name], tokens[spec.name], cache_dir) for spec in todo)
+        in_processes(make_long_model, calls, processes)
     return entries
 
 

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
-from benchmarks.quality import hidden, merging
-from benchmarks.quality.cache import BITS, ROWS, digest, sources
+from benchmarks.quality import hidden, merging, scoring
+from benchmarks.quality.cache import ROWS, digest, sources
 from benchmarks.quality.corpus import Document
 from benchmarks.quality.hidden import HiddenTokens, RowErrors
 from benchmarks.quality.merging import merge
 from benchmarks.quality.methods import PEER, Method
 from benchmarks.quality.scoring import DocumentBits, score
+from mergekit_omp.evaluation import scoring as token_scoring
 from mergekit_omp.vocabulary import Vocabulary, align
 
 
@@ -108,7 +109,7 @@ class PairBench:
         return HiddenTokens(self.base, self.donor, Counter(i for ids in encoded for i in ids))
 
     def _entry(self, name: str, settings: list[Any]) -> Path:
-        code = sources([merging, sys.modules[self._score.__module__], *BITS])
+        code = sources([merging, scoring, token_scoring, sys.modules[self._score.__module__]])
         key = digest([name, settings, digest(self._texts), self._device, code])
         return self._cache / f"{name}-{key}.json"
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -20,6 +18,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks.quality import tokenizers
 from benchmarks.quality.cache import digest
+from benchmarks.quality.processes import in_processes
 from benchmarks.quality.tokenizers import make_tokenizer
 from mergekit_omp.demo import training
 from mergekit_omp.demo.completed import completed
@@ -100,13 +99,11 @@ def make_models(
     }
     todo = [pair for pair in zip(specs, texts, strict=True) if not entries[pair[0].name].exists()]
     if todo:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            jobs = [
-                pool.submit(_make, entries[spec.name], spec, read, i if progress else None, device)
-                for i, (spec, read) in enumerate(todo)
-            ]
-            for job in jobs:
-                job.result()
+        calls = (
+            (entries[spec.name], spec, read, i if progress else None, device)
+            for i, (spec, read) in enumerate(todo)
+        )
+        in_processes(_make, calls, processes)
     return entries
 
 

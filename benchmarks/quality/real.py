@@ -152,7 +152,7 @@ def score_pair(
     problems = [hide(base, donor, seed, count) for seed in seeds]
     of_mean, use = map(np.concatenate, zip(*map(_wanted, problems), strict=True))
     found = {}
-    code = sources([*ROWS, sys.modules[__name__]])
+    code = sources([*ROWS, sys.modules[SentenceCheck.__module__], sys.modules[__name__]])
     for method in methods:
         if method.approximation == PEER:
             continue

@@ -61,12 +61,7 @@ def run(
         models = plan.make(used, texts, cache_dir, processes=jobs, device=device)
     else:
         models = make_long_models(
-            specs,
-            texts,
-            plan.document_characters,
-            tokens,
-            cache_dir,
-            processes=jobs,
+            specs, texts, plan.document_characters, tokens, cache_dir, processes=jobs
         )
     results: list[PairResult] = []
     held_out = texts.held_out[::every]

@@ -193,7 +193,7 @@ def test_long_models_read_more_text_and_are_not_made_twice(tmp_path, monkeypatch
     (path,) = made.values()
     own = token_stream(AutoTokenizer.from_pretrained(path), texts.mixed(spec.shares))
     assert len(torch.load(stream)) > len(own)
-    monkeypatch.setattr(long_training, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(long_training, "in_processes", None)
     assert long_training.make_long_models([spec], texts, 1200, asked, tmp_path) == made
 
 
